@@ -402,7 +402,7 @@ mod tests {
 
     #[test]
     fn deep_nesting_and_long_counts_are_refused() {
-        let deep = [vec![TAG_LIST, 1].repeat(VALUE_DEPTH_MAX), vec![TAG_NULL]].concat();
+        let deep = [[TAG_LIST, 1].repeat(VALUE_DEPTH_MAX), vec![TAG_NULL]].concat();
         assert_eq!(
             Value::from_bytes(&deep),
             Err(DecodeError::Invalid("a value is nested too deep"))
