@@ -173,6 +173,21 @@ impl Path {
         Ok(Self { encoded: encoded.into() })
     }
 
+    /// The path that leads through this one and on through `below`.
+    ///
+    /// # Errors
+    /// [`PathError`] if a limit is broken.
+    pub fn join(&self, below: &Path) -> Result<Self, PathError> {
+        if self.depth() + below.depth() > PATH_SEGMENTS_MAX {
+            return Err(PathError::TooDeep);
+        }
+        let encoded = [&*self.encoded, &*below.encoded].concat();
+        if encoded.len() > PATH_BYTES_MAX {
+            return Err(PathError::TooLong);
+        }
+        Ok(Self { encoded: encoded.into() })
+    }
+
     /// The encoding described at the top of this module.
     pub fn as_bytes(&self) -> &[u8] {
         &self.encoded
@@ -441,6 +456,13 @@ mod tests {
         fn byte_prefix_is_path_prefix(a in segments(), b in segments()) {
             let (x, y) = (Path::of(&a).unwrap(), Path::of(&b).unwrap());
             prop_assert_eq!(y.starts_with(&x), b.starts_with(&a));
+        }
+
+        #[test]
+        fn joined_paths_are_joined_segments(a in segments(), b in segments()) {
+            let joined = Path::of(&a).unwrap().join(&Path::of(&b).unwrap()).unwrap();
+            let all: Vec<_> = a.into_iter().chain(b).collect();
+            prop_assert_eq!(joined, Path::of(&all).unwrap());
         }
 
         #[test]
