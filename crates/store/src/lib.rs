@@ -1,0 +1,10 @@
+//! wip
+mod backend;
+mod entry;
+mod error;
+mod log;
+mod packing;
+pub use backend::*;
+pub use entry::*;
+pub use error::*;
+pub use log::Lsn;
