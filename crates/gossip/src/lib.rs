@@ -15,18 +15,18 @@
 //! both sides have on disk, so no message can be lost or repeated across connections.
 
 mod device;
+mod event;
 mod host;
 mod redial;
 mod session;
+mod space_sync;
 pub mod wire;
 
 pub use device::{DeviceId, DeviceIdError};
+pub use event::{CloseReason, Event, PeerFacts, SpaceStatus, StopReason, StoppedBy};
 pub use host::{
     ApplyError, CommitsAfter, Host, HostError, HostRequest, HostResponse, RequestId, Run, StateRow,
     StateSource, StateStage, serve,
 };
 pub use redial::{Redial, RedialConfig};
-pub use session::{
-    CloseReason, Config, Event, LocalFacts, Output, PeerFacts, Role, SpaceStatus, StopReason,
-    StoppedBy,
-};
+pub use session::{Config, LocalFacts, Output, Session};

@@ -1,42 +1,26 @@
 //! The session: one replica's side of one connection.
-//!
-//! # Driving contract of `Session` (the state machine lands next, in this module)
-//!
-//! ```text
-//! Session::new(config: Config, role: Role, device: DeviceId /* the peer, as TLS proved it */, local: LocalFacts, now_ms: u64)
-//!
-//! handle_preamble(Preamble, now_ms)              an incoming stream's beginning
-//! handle_frame(Lane, &[u8] payload, now_ms)      a frame of an incoming stream
-//! handle_response(HostResponse, now_ms)          the answer to an Output::Request
-//! handle_local_change(SpaceId, &Arc<VersionVector>, now_ms)   the durable version of a space grew
-//! handle_spaces_changed(now_ms)                  the host offers more spaces
-//! handle_timeout(now_ms)                         the time of poll_timeout has come
-//!
-//! poll_output() -> Option<Output>                after every handle_*, until None
-//! poll_timeout() -> Option<u64>                  then: when to call handle_timeout
-//!
-//! peer() -> Option<PeerFacts>; is_established(); is_closed(); space_status(SpaceId) -> Option<SpaceStatus>
-//! ```
-//!
-//! The driver reads the control stream at once, and other incoming streams only once `is_established()`.
 
+mod config;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rejoin_crdt::{Fork, ReplicaId, SpaceId, VersionVector};
+use rejoin_crdt::codec::DecodeError;
+use rejoin_crdt::{ReplicaId, SpaceId, VersionVector};
 
 use crate::DeviceId;
-use crate::host::{HostRequest, HostResponse};
-use crate::wire::{Lane, Preamble};
+use crate::event::{CloseReason, Event, PeerFacts, SpaceStatus};
+use crate::host::{
+    HostCall, HostError, HostReply, HostRequest, HostResponse, RequestId, SpaceCall,
+};
+use crate::space_sync::{Now, SpaceInput, SpaceOutput, SpaceSync};
+use crate::wire::{
+    ControlMessage, FRAME_SPACE_BYTES_MAX, Hello, Lane, PROTOCOL_MAX, PROTOCOL_MIN, Preamble,
+    SESSION_WINDOW_BYTES_MAX, SPACES_MAX, SpaceMessage,
+};
 
-/// Which end of the connection a session is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// This end dialled, and opens the control stream.
-    Dialler,
-    /// This end accepted.
-    Acceptor,
-}
+pub use config::Config;
 
 /// What a session tells its peer about this replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,54 +29,6 @@ pub struct LocalFacts {
     pub replica: ReplicaId,
     /// The device's wall clock at the session's start, in milliseconds since 1970. Only reported, never acted on.
     pub wall_time_ms: u64,
-}
-
-/// What the peer's hello told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PeerFacts {
-    /// The device at the other end, as the transport proved it.
-    pub device: DeviceId,
-    /// The id under which the peer writes.
-    pub replica: ReplicaId,
-    /// The protocol version agreed on.
-    pub protocol: u16,
-    /// How far the peer's wall clock is ahead of ours, in milliseconds; too low by the time the hello travelled.
-    pub clock_skew_ms: i64,
-}
-
-/// The times a session goes by. Sizes are part of the protocol and stand in [`wire`](crate::wire).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Config {
-    /// The peer's hello must have come within this time.
-    pub hello_timeout_ms: u64,
-    /// Commits of third parties are offered to the peer this long after they came here, unless it has them by
-    /// then: in a mesh their writer has most likely sent them there itself. The session waits longer, up to
-    /// `relay_delay_max_ms`, when this peer takes long to acknowledge.
-    pub relay_delay_ms: u64,
-    /// The longest that commits of third parties are held back.
-    pub relay_delay_max_ms: u64,
-    /// News of third parties' commits is gathered this long before the peer is told that they are here. Well below
-    /// `relay_delay_ms`, or the peer will send them again. Acknowledgements never wait.
-    pub announce_delay_ms: u64,
-    /// The connection is closed when data is under way and nothing of it is acknowledged for this long. One
-    /// batch ([`COMMITS_BYTES_MAX`](crate::wire::COMMITS_BYTES_MAX)) must pass the slowest link within it.
-    pub progress_timeout_ms: u64,
-    /// While a peer's state is being joined it is told so at this interval. Well below `progress_timeout_ms` of the peer.
-    pub working_interval_ms: u64,
-}
-
-impl Default for Config {
-    /// All guesses: 10 s for the hello, 20 ms to 1 s before relaying, 5 ms before announcing, 60 s without progress.
-    fn default() -> Self {
-        Self {
-            hello_timeout_ms: 10_000,
-            relay_delay_ms: 20,
-            relay_delay_max_ms: 1_000,
-            announce_delay_ms: 5,
-            progress_timeout_ms: 60_000,
-            working_interval_ms: 15_000,
-        }
-    }
 }
 
 /// What the driver has to do, in the order given.
@@ -113,154 +49,498 @@ pub enum Output {
     Close(CloseReason),
 }
 
-/// What the application may want to know.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Event {
-    /// Both hellos are handled: the peer is who it should be and speaks our protocol.
-    Established(PeerFacts),
-    /// Both sides replicate this space; its sync begins.
-    SpaceShared {
-        /// Which space.
-        space: SpaceId,
-    },
-    /// What the peer is known to have on disk has grown. Compare with the local version for "ahead by, behind by".
-    PeerVersion {
-        /// Which space.
-        space: SpaceId,
-        /// All that the peer has told and shown so far.
-        version: Arc<VersionVector>,
-    },
-    /// Both sides have told each other the same version. Emitted each time that comes to hold.
-    InSync {
-        /// Which space.
-        space: SpaceId,
-    },
-    /// The log did not reach back far enough: a whole state is on its way.
-    StateTransfer {
-        /// Which space.
-        space: SpaceId,
-        /// Whether this replica sends it.
-        sending: bool,
-    },
-    /// The space is no longer synced over this connection. Others go on.
-    SpaceStopped {
-        /// Which space.
-        space: SpaceId,
-        /// Who stopped.
-        by: StoppedBy,
-        /// Why.
-        reason: StopReason,
-    },
+/// One replica's side of one connection: the state machine that a driver runs.
+///
+/// # Driving contract
+///
+/// A session does nothing of itself. The driver owns the connection, the clock and the storage, and:
+///
+/// - calls **`handle_*`** for whatever happens: [`handle_preamble`](Self::handle_preamble) and
+///   [`handle_frame`](Self::handle_frame) for what a [`FrameReader`](crate::wire::FrameReader) cut
+///   from an incoming stream, [`handle_response`](Self::handle_response) for an answered request,
+///   [`handle_local_change`](Self::handle_local_change) and
+///   [`handle_spaces_changed`](Self::handle_spaces_changed) for news of this replica,
+///   [`handle_timeout`](Self::handle_timeout) when the time has come;
+/// - after each of these, and after [`new`](Self::new), calls **[`poll_output`](Self::poll_output)**
+///   until it returns `None`, and does what each [`Output`] says, in that order;
+/// - then calls **[`poll_timeout`](Self::poll_timeout)** for when to call `handle_timeout`;
+/// - may ask the **getters** ([`peer`](Self::peer), [`is_established`](Self::is_established),
+///   [`is_closed`](Self::is_closed), [`space_status`](Self::space_status)) at any time.
+///
+/// What it must keep to:
+///
+/// - `now_ms` is milliseconds of a monotonic clock of the driver's choice, and never goes back.
+/// - Frames of one lane are handed in in their order, lanes in any order.
+/// - The control stream is read at once. **Other incoming streams are read only once
+///   [`is_established`](Self::is_established)**: the peer may open them before its hello is handled
+///   here.
+/// - The acceptor may have control frames to send before the dialler's stream has come; they wait.
+/// - Requests are answered in any order, at any time, on any thread, each once. Dropping one, or its
+///   response, is allowed once the connection is gone, and releases what it holds at the host.
+/// - The durable version of every space is told with `handle_local_change` whenever it has grown, by
+///   local writes or through other sessions; a session learns of its own writes from their responses
+///   in any case. Versions may come late, doubled or out of order.
+/// - When the connection breaks, the session is dropped. Nothing needs to be saved.
+///
+/// # Bounds
+///
+/// Unacknowledged data of a session, whether still in the driver's hands or under way, is at most
+/// [`SESSION_WINDOW_BYTES_MAX`], and so is data received and not yet durable: a peer that sends more
+/// is cut off. Beside data, a session sends small messages at a rate that follows its input; a driver
+/// may cut off a peer that lets them pile up. At most three requests for each shared space are under
+/// way, and one for the list of spaces.
+#[derive(Debug)]
+pub struct Session {
+    config: Config,
+    device: DeviceId,
+    local: LocalFacts,
+    started_ms: u64,
+    stage: Stage,
+    outbox: VecDeque<Output>,
+    last_request: u64,
+    /// Requests without an answer yet.
+    requests: BTreeSet<RequestId>,
+    control_heard: bool,
+    /// What we offered, and what the peer offered.
+    offered: BTreeSet<SpaceId>,
+    their_offer: BTreeSet<SpaceId>,
+    asking_spaces: bool,
+    spaces_changed: bool,
+    shared: BTreeMap<SpaceId, Shared>,
+    /// When each space wants to be called again.
+    timeouts: BTreeSet<(u64, SpaceId)>,
+    /// Sums over `shared`.
+    held_bytes: usize,
+    inbox_bytes: usize,
+    /// Spaces that wait for room in the session's window, in the order in which they get it.
+    hungry: VecDeque<SpaceId>,
 }
 
-/// Which side stopped syncing a space.
+/// How far the session has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StoppedBy {
-    /// This replica.
-    Us,
-    /// The peer.
-    Peer,
+enum Stage {
+    /// The peer's hello must come by this time.
+    Greeting {
+        until_ms: u64,
+    },
+    Established(PeerFacts),
+    Closed,
 }
 
-/// Why a space is no longer synced over a connection.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum StopReason {
-    /// The two sides hold different histories of one writer.
-    #[error(transparent)]
-    Fork(Fork),
-    /// Whoever receives the commits of its own replica id has not made them: its store was rolled back or cloned.
-    /// It must take a new id.
-    #[error("commits up to {theirs} exist under a replica id whose owner has made only {ours}")]
-    OwnReplicaAhead {
-        /// The highest sequence number seen elsewhere.
-        theirs: u64,
-        /// The highest on the owner's disk.
-        ours: u64,
-    },
-    /// What was sent is no commit, no row or no state. The text says what, on the side that found it.
-    #[error("malformed data: {0}")]
-    Malformed(String),
-    /// Storage failed. The text says how, on the side where it did.
-    #[error("storage failed: {0}")]
-    Storage(String),
-    /// The space has grown past a limit of the protocol.
-    #[error("over a limit of the protocol: {0}")]
-    TooLarge(String),
+/// A space that both sides offered, and what is kept about its machine to find it again.
+#[derive(Debug)]
+struct Shared {
+    sync: SpaceSync,
+    lane_opened: bool,
+    lane_heard: bool,
+    timeout_ms: Option<u64>,
+    held_bytes: usize,
+    inbox_bytes: usize,
+    queued: bool,
 }
 
-/// Why a session closed its connection.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum CloseReason {
-    /// No hello came in time. The peer, or the path to it, is at fault.
-    #[error("no hello within {timeout_ms} ms")]
-    HelloTimeout {
-        /// How long the session waited.
-        timeout_ms: u64,
-    },
-    /// The two sides speak no common version. One of them must be upgraded.
-    #[error("no common protocol version: this side speaks {ours:?}, the other {theirs:?}")]
-    VersionMismatch {
-        /// Lowest and highest version of this side.
-        ours: (u16, u16),
-        /// Lowest and highest version of the peer.
-        theirs: (u16, u16),
-    },
-    /// The peer writes under this replica's id: one store is a copy of the other. One must take a new id.
-    #[error("both sides write as replica {0}")]
-    SameReplica(ReplicaId),
-    /// The peer sent bytes that are no message. Nothing of them was acted on.
-    #[error("malformed message on {lane}: {error}")]
-    Malformed {
-        /// Where.
-        lane: Lane,
-        /// What is wrong.
-        error: String,
-    },
-    /// The peer sent a message that the protocol does not allow at that point.
-    #[error("protocol violation: {0}")]
-    Violation(&'static str),
-    /// The peer sent more than the window allows, or offered more than the limits allow.
-    #[error("over a limit: {0}")]
-    Overrun(&'static str),
-    /// Data was under way, and nothing of it was acknowledged in time.
-    #[error("no progress in space {space} for {timeout_ms} ms")]
-    NoProgress {
-        /// Where.
-        space: SpaceId,
-        /// How long the session waited.
-        timeout_ms: u64,
-    },
-    /// Storage here failed before anything could be synced. The peer is not at fault.
-    #[error("local storage failed: {0}")]
-    Storage(String),
-}
+impl Session {
+    /// A session with the device that the transport has proven to be at the other end. It begins by
+    /// saying hello.
+    pub fn new(config: Config, device: DeviceId, local: LocalFacts, now_ms: u64) -> Self {
+        let mut session = Self {
+            config,
+            device,
+            local,
+            started_ms: now_ms,
+            stage: Stage::Greeting { until_ms: now_ms + config.hello_timeout_ms },
+            outbox: VecDeque::new(),
+            last_request: 0,
+            requests: BTreeSet::new(),
+            control_heard: false,
+            offered: BTreeSet::new(),
+            their_offer: BTreeSet::new(),
+            asking_spaces: false,
+            spaces_changed: false,
+            shared: BTreeMap::new(),
+            timeouts: BTreeSet::new(),
+            held_bytes: 0,
+            inbox_bytes: 0,
+            hungry: VecDeque::new(),
+        };
+        let preamble = Preamble { lane: Lane::Control, protocol: 0 };
+        session.outbox.push_back(Output::Send { lane: Lane::Control, bytes: preamble.to_bytes() });
+        session.send_control(&ControlMessage::Hello(Hello {
+            protocol_min: PROTOCOL_MIN,
+            protocol_max: PROTOCOL_MAX,
+            replica: local.replica,
+            wall_time_ms: local.wall_time_ms,
+        }));
+        session
+    }
 
-impl CloseReason {
-    /// The code that goes with the close on the wire. Codes are never reused; 0 is an orderly end, which is the driver's.
-    pub fn code(&self) -> u32 {
-        match self {
-            CloseReason::HelloTimeout { .. } => 1,
-            CloseReason::VersionMismatch { .. } => 2,
-            CloseReason::SameReplica(_) => 3,
-            CloseReason::Malformed { .. } => 4,
-            CloseReason::Violation(_) => 5,
-            CloseReason::Overrun(_) => 6,
-            CloseReason::NoProgress { .. } => 7,
-            CloseReason::Storage(_) => 8,
+    /// What the peer's hello told, once it has come.
+    pub fn peer(&self) -> Option<PeerFacts> {
+        match self.stage {
+            Stage::Established(facts) => Some(facts),
+            Stage::Greeting { .. } | Stage::Closed => None,
         }
+    }
+
+    /// Whether the peer's hello is handled, so that space lanes may be read.
+    pub fn is_established(&self) -> bool {
+        matches!(self.stage, Stage::Established(_))
+    }
+
+    /// Whether the session has closed the connection. It then ignores everything.
+    pub fn is_closed(&self) -> bool {
+        self.stage == Stage::Closed
+    }
+
+    /// How a space stands with the peer; `None` if the two do not share it.
+    pub fn space_status(&self, space: SpaceId) -> Option<SpaceStatus> {
+        self.shared.get(&space).map(|shared| shared.sync.status())
+    }
+
+    /// An incoming stream has begun.
+    pub fn handle_preamble(&mut self, preamble: Preamble, now_ms: u64) {
+        if self.is_closed() {
+            return;
+        }
+        if let Err(reason) = self.take_preamble(preamble, now_ms) {
+            self.close(reason);
+        }
+    }
+
+    /// A frame has arrived on a lane whose preamble was handled; `payload` is without its header.
+    pub fn handle_frame(&mut self, lane: Lane, payload: &[u8], now_ms: u64) {
+        let taken = match (self.stage, lane) {
+            (Stage::Closed, _) => Ok(()),
+            (_, Lane::Control) => self.take_control(payload, now_ms),
+            (_, Lane::Space(space)) => self.take_space(space, payload, now_ms),
+        };
+        if let Err(reason) = taken {
+            self.close(reason);
+        }
+    }
+
+    /// The host has answered a request of this session. Any other answer is ignored.
+    pub fn handle_response(&mut self, response: HostResponse, now_ms: u64) {
+        if !self.requests.remove(&response.id) || self.is_closed() {
+            return;
+        }
+        match response.reply {
+            HostReply::Spaces(Ok(spaces)) => self.offer(spaces, now_ms),
+            HostReply::Spaces(Err(HostError(what))) => self.close(CloseReason::Storage(what)),
+            HostReply::Space { space, reply } => {
+                self.drive(space, SpaceInput::Reply(reply), now_ms);
+                self.feed(now_ms);
+            }
+        }
+    }
+
+    /// `version` of `space` is on disk here.
+    pub fn handle_local_change(
+        &mut self,
+        space: SpaceId,
+        version: &Arc<VersionVector>,
+        now_ms: u64,
+    ) {
+        if !self.is_closed() {
+            self.drive(space, SpaceInput::LocalChange(Arc::clone(version)), now_ms);
+        }
+    }
+
+    /// The host offers this peer more spaces than it did. Spaces that it no longer offers are synced
+    /// on until the session ends: close the connection to stop that.
+    pub fn handle_spaces_changed(&mut self, _now_ms: u64) {
+        if self.is_established() {
+            self.spaces_changed = true;
+            self.ask_spaces();
+        }
+    }
+
+    /// Time has passed: at least as much as [`poll_timeout`](Self::poll_timeout) asked for.
+    pub fn handle_timeout(&mut self, now_ms: u64) {
+        if let Stage::Greeting { until_ms } = self.stage
+            && until_ms <= now_ms
+        {
+            let timeout_ms = self.config.hello_timeout_ms;
+            self.close(CloseReason::HelloTimeout { timeout_ms });
+        }
+        let due: Vec<SpaceId> = self
+            .timeouts
+            .iter()
+            .take_while(|(at_ms, _)| *at_ms <= now_ms)
+            .map(|(_, space)| *space)
+            .collect();
+        for space in due {
+            self.drive(space, SpaceInput::Tick, now_ms);
+        }
+    }
+
+    /// The next thing to do, until there is none.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outbox.pop_front()
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout), if nothing else happens before.
+    pub fn poll_timeout(&self) -> Option<u64> {
+        match self.stage {
+            Stage::Greeting { until_ms } => Some(until_ms),
+            Stage::Established(_) => self.timeouts.first().map(|(at_ms, _)| *at_ms),
+            Stage::Closed => None,
+        }
+    }
+
+    fn take_preamble(&mut self, preamble: Preamble, now_ms: u64) -> Result<(), CloseReason> {
+        let Preamble { lane, protocol } = preamble;
+        let Lane::Space(space) = lane else {
+            if protocol != 0 || std::mem::replace(&mut self.control_heard, true) {
+                return Err(CloseReason::Violation("a second control lane, or one of a version"));
+            }
+            return Ok(());
+        };
+        let Some(peer) = self.peer() else {
+            return Err(CloseReason::Violation("a space lane before the hello"));
+        };
+        if protocol != peer.protocol {
+            return Err(CloseReason::Violation("a lane of a version that was not agreed on"));
+        }
+        if !self.offered.contains(&space) {
+            return Err(CloseReason::Violation("a lane for a space that was not offered"));
+        }
+        // Between lanes there is no order: the lane may come before the offer that it follows from.
+        self.take_offer(&[space], now_ms)?;
+        let shared = self.shared.get_mut(&space);
+        if shared.is_none_or(|shared| std::mem::replace(&mut shared.lane_heard, true)) {
+            return Err(CloseReason::Violation("a second lane for one space"));
+        }
+        Ok(())
+    }
+
+    fn take_control(&mut self, payload: &[u8], now_ms: u64) -> Result<(), CloseReason> {
+        if !self.control_heard {
+            return Err(CloseReason::Violation("a frame before its preamble"));
+        }
+        let message = ControlMessage::from_payload(payload)
+            .map_err(|error| malformed(Lane::Control, &error))?;
+        match (self.stage, message) {
+            (Stage::Greeting { .. }, ControlMessage::Hello(hello)) => self.greet(hello, now_ms),
+            (Stage::Established(_), ControlMessage::Spaces(spaces)) => {
+                self.take_offer(&spaces, now_ms)
+            }
+            (_, ControlMessage::Hello(_)) => Err(CloseReason::Violation("a second hello")),
+            (_, ControlMessage::Spaces(_)) => {
+                Err(CloseReason::Violation("spaces before the hello"))
+            }
+        }
+    }
+
+    fn take_space(
+        &mut self,
+        space: SpaceId,
+        payload: &[u8],
+        now_ms: u64,
+    ) -> Result<(), CloseReason> {
+        if !self.shared.get(&space).is_some_and(|shared| shared.lane_heard) {
+            return Err(CloseReason::Violation("a frame before its preamble"));
+        }
+        let message = SpaceMessage::from_payload(payload)
+            .map_err(|error| malformed(Lane::Space(space), &error))?;
+        self.drive(space, SpaceInput::Message(message), now_ms);
+        self.feed(now_ms);
+        if self.inbox_bytes > SESSION_WINDOW_BYTES_MAX {
+            return Err(CloseReason::Overrun("window of a session"));
+        }
+        Ok(())
+    }
+
+    /// Agrees on a version, or finds that there is none.
+    fn greet(&mut self, hello: Hello, now_ms: u64) -> Result<(), CloseReason> {
+        let ours = (PROTOCOL_MIN, PROTOCOL_MAX);
+        let theirs = (hello.protocol_min, hello.protocol_max);
+        let protocol = ours.1.min(theirs.1);
+        if protocol < ours.0.max(theirs.0) {
+            return Err(CloseReason::VersionMismatch { ours, theirs });
+        }
+        if hello.replica == self.local.replica {
+            return Err(CloseReason::SameReplica(hello.replica));
+        }
+        let wall_time_ms =
+            self.local.wall_time_ms.saturating_add(now_ms.saturating_sub(self.started_ms));
+        let facts = PeerFacts {
+            device: self.device,
+            replica: hello.replica,
+            protocol,
+            clock_skew_ms: difference(hello.wall_time_ms, wall_time_ms),
+        };
+        self.stage = Stage::Established(facts);
+        self.outbox.push_back(Output::Event(Event::Established(facts)));
+        self.spaces_changed = true;
+        self.ask_spaces();
+        Ok(())
+    }
+
+    fn ask_spaces(&mut self) {
+        if self.spaces_changed && !self.asking_spaces {
+            self.spaces_changed = false;
+            self.asking_spaces = true;
+            let peer = self.device;
+            self.request(HostCall::Spaces { peer });
+        }
+    }
+
+    /// Offers what the host offers and was not offered before.
+    fn offer(&mut self, spaces: Vec<SpaceId>, now_ms: u64) {
+        self.asking_spaces = false;
+        let mut new: BTreeSet<SpaceId> = spaces.into_iter().collect();
+        new.retain(|space| !self.offered.contains(space));
+        let room = SPACES_MAX - self.offered.len();
+        let dropped = new.len().saturating_sub(room);
+        if dropped > 0 {
+            self.outbox.push_back(Output::Event(Event::SpacesOverLimit { dropped }));
+        }
+        let new: Vec<SpaceId> = new.into_iter().take(room).collect();
+        if !new.is_empty() {
+            self.offered.extend(&new);
+            self.send_control(&ControlMessage::Spaces(new.clone()));
+            self.share(&new, now_ms);
+        }
+        self.ask_spaces();
+    }
+
+    fn take_offer(&mut self, spaces: &[SpaceId], now_ms: u64) -> Result<(), CloseReason> {
+        self.their_offer.extend(spaces);
+        if self.their_offer.len() > SPACES_MAX {
+            return Err(CloseReason::Overrun("offered spaces"));
+        }
+        self.share(spaces, now_ms);
+        Ok(())
+    }
+
+    /// Begins to sync those of `spaces` that both sides offer.
+    fn share(&mut self, spaces: &[SpaceId], now_ms: u64) {
+        for space in spaces {
+            let both = self.offered.contains(space) && self.their_offer.contains(space);
+            if !both || self.shared.contains_key(space) {
+                continue;
+            }
+            let sync = SpaceSync::new(*space, self.local.replica, self.config);
+            let shared = Shared {
+                sync,
+                lane_opened: false,
+                lane_heard: false,
+                timeout_ms: None,
+                held_bytes: 0,
+                inbox_bytes: 0,
+                queued: false,
+            };
+            self.shared.insert(*space, shared);
+            self.outbox.push_back(Output::Event(Event::SpaceShared { space: *space }));
+            self.drive(*space, SpaceInput::Start, now_ms);
+        }
+    }
+
+    /// Gives one space an input, carries out what it wants, and keeps the books about it.
+    fn drive(&mut self, space: SpaceId, input: SpaceInput, now_ms: u64) {
+        let now = Now { ms: now_ms, room: self.has_room(), flying: self.held_bytes };
+        let Some(shared) = self.shared.get_mut(&space) else { return };
+        let mut outputs = Vec::new();
+        shared.sync.handle(input, now, &mut outputs);
+        let (held_bytes, inbox_bytes) = (shared.sync.held_bytes(), shared.sync.inbox_bytes());
+        self.held_bytes = self.held_bytes - shared.held_bytes + held_bytes;
+        self.inbox_bytes = self.inbox_bytes - shared.inbox_bytes + inbox_bytes;
+        shared.held_bytes = held_bytes;
+        shared.inbox_bytes = inbox_bytes;
+        if let Some(at_ms) = shared.timeout_ms.take() {
+            self.timeouts.remove(&(at_ms, space));
+        }
+        shared.timeout_ms = shared.sync.timeout_ms();
+        if let Some(at_ms) = shared.timeout_ms {
+            self.timeouts.insert((at_ms, space));
+        }
+        if shared.sync.hungry() && !std::mem::replace(&mut shared.queued, true) {
+            self.hungry.push_back(space);
+        }
+        for output in outputs {
+            self.carry_out(space, output);
+        }
+    }
+
+    /// Lets spaces that wait for room have what has become free, in turn.
+    fn feed(&mut self, now_ms: u64) {
+        while self.has_room()
+            && let Some(space) = self.hungry.pop_front()
+        {
+            if let Some(shared) = self.shared.get_mut(&space) {
+                shared.queued = false;
+            }
+            self.drive(space, SpaceInput::Tick, now_ms);
+        }
+    }
+
+    /// Whether a batch of any size still fits in the session's window.
+    fn has_room(&self) -> bool {
+        self.held_bytes + FRAME_SPACE_BYTES_MAX <= SESSION_WINDOW_BYTES_MAX
+    }
+
+    fn carry_out(&mut self, space: SpaceId, output: SpaceOutput) {
+        match output {
+            SpaceOutput::Send(message) => self.send_space(space, &message),
+            SpaceOutput::Call(call) => self.request_space(space, call),
+            SpaceOutput::Event(event) => self.outbox.push_back(Output::Event(event)),
+            SpaceOutput::Close(reason) => self.close(reason),
+        }
+    }
+
+    fn request_space(&mut self, space: SpaceId, call: SpaceCall) {
+        self.request(HostCall::Space { space, call });
+    }
+
+    fn request(&mut self, call: HostCall) {
+        self.last_request += 1;
+        let id = RequestId(self.last_request);
+        self.requests.insert(id);
+        self.outbox.push_back(Output::Request(HostRequest { id, call }));
+    }
+
+    fn send_control(&mut self, message: &ControlMessage) {
+        let bytes = message.to_frame().expect(
+            "lists on the control lane are kept below the limits that its frames are made for",
+        );
+        self.outbox.push_back(Output::Send { lane: Lane::Control, bytes });
+    }
+
+    fn send_space(&mut self, space: SpaceId, message: &SpaceMessage) {
+        let lane = Lane::Space(space);
+        let Stage::Established(PeerFacts { protocol, .. }) = self.stage else { return };
+        let Some(shared) = self.shared.get_mut(&space) else { return };
+        if !std::mem::replace(&mut shared.lane_opened, true) {
+            let bytes = Preamble { lane, protocol }.to_bytes();
+            self.outbox.push_back(Output::Send { lane, bytes });
+        }
+        match message.to_frame() {
+            Ok(bytes) => self.outbox.push_back(Output::Send { lane, bytes }),
+            // Only a host that disregards the sizes it is asked for can bring this about.
+            Err(error) => self.close(CloseReason::Storage(error.to_string())),
+        }
+    }
+
+    /// Ends the session: what is already in the outbox still goes out, nothing else does.
+    fn close(&mut self, reason: CloseReason) {
+        if self.is_closed() {
+            return;
+        }
+        self.stage = Stage::Closed;
+        self.shared.clear();
+        self.timeouts.clear();
+        self.hungry.clear();
+        self.outbox.push_back(Output::Close(reason));
     }
 }
 
-/// How one space stands with the peer, in commits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct SpaceStatus {
-    /// How many commits this replica has on disk that the peer is not known to have.
-    pub ahead: u64,
-    /// How many commits the peer is known to have that are not on disk here.
-    pub behind: u64,
-    /// Whether the space is no longer synced over this connection.
-    pub stopped: bool,
+fn malformed(lane: Lane, error: &DecodeError) -> CloseReason {
+    CloseReason::Malformed { lane, error: error.to_string() }
+}
+
+/// `a - b`, as far as it fits.
+fn difference(a: u64, b: u64) -> i64 {
+    let apart = i64::try_from(a.abs_diff(b)).unwrap_or(i64::MAX);
+    if a >= b { apart } else { -apart }
 }

@@ -50,6 +50,8 @@ pub const WINDOW_BYTES_MAX: usize = 1 << 20;
 /// How many bytes of bodies and rows a sender may have unacknowledged in all spaces of a connection;
 /// at most one frame comes on top.
 pub const SESSION_WINDOW_BYTES_MAX: usize = 4 << 20;
+/// What a commit, run or row counts against a window beside its bytes: about what it takes in memory.
+pub const ITEM_BYTES: usize = 64;
 /// How many batches a sender may have unacknowledged in one space.
 pub const WINDOW_BATCHES_MAX: usize = 256;
 
