@@ -40,6 +40,8 @@
 
 pub mod codec;
 pub mod kind;
+#[cfg(feature = "laws")]
+pub mod laws;
 
 mod apply;
 mod commit;
