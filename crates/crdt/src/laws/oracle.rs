@@ -171,7 +171,7 @@ impl Oracle {
                 _ => None,
             })
             .collect();
-        siblings.sort_by(|a, b| (b.0, b.1).cmp(&(a.0, a.1)));
+        siblings.sort_by_key(|sibling| std::cmp::Reverse((sibling.0, sibling.1)));
         (!siblings.is_empty()).then_some(Read::Register(siblings))
     }
 
