@@ -133,7 +133,8 @@ impl Cluster {
         if self.commits.past(dot) != Some(&past) {
             return Err(Violation::Dependencies(dot));
         }
-        self.oracle.record(Event { dot, past, wall_time_ms, sent, intents: intents.to_vec() });
+        let intents = intents.to_vec();
+        self.oracle.record(&Event { dot, past, wall_time_ms, sent, intents });
         Ok(dot)
     }
 

@@ -22,7 +22,7 @@
 //!
 //! Inside one transaction, a removal undoes the additions to the row before it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use crate::laws::Intent;
@@ -62,17 +62,25 @@ pub enum Read {
 /// All commits that ever happened, and what they demand of reads.
 #[derive(Debug, Clone, Default)]
 pub struct Oracle {
-    /// In an order in which each comes after its past.
-    events: Vec<Recorded>,
+    rows: BTreeMap<RowKey, RowEvents>,
 }
 
+/// The events that matter to one row, in an order in which each comes after its past.
+#[derive(Debug, Clone, Default)]
+struct RowEvents {
+    additions: Vec<Addition>,
+    removals: Vec<Removal>,
+}
+
+/// What is left of the additions of one transaction to one row.
 #[derive(Debug, Clone)]
-struct Recorded {
-    event: Event,
-    /// What is left of the additions of the transaction, by row.
-    added: BTreeMap<RowKey, Added>,
-    /// For its increments, the earlier ones that they carry.
-    carries: BTreeMap<RowKey, Vec<Dot>>,
+struct Addition {
+    dot: Dot,
+    past: VersionVector,
+    wall_time_ms: u64,
+    what: Added,
+    /// The earlier increments whose amounts this one carries.
+    carries: Vec<Dot>,
 }
 
 #[derive(Debug, Clone)]
@@ -86,54 +94,52 @@ enum Added {
     Presence,
 }
 
+#[derive(Debug, Clone)]
+struct Removal {
+    dot: Dot,
+    past: VersionVector,
+}
+
 impl Oracle {
     /// Learns of an event. Everything in its past must be known already.
-    pub fn record(&mut self, event: Event) {
-        let mut added = BTreeMap::new();
-        let mut carries = BTreeMap::new();
-        for key in event.intents.iter().filter_map(Intent::adds_to) {
-            let Some(addition) = net_addition(&event.intents, &key) else { continue };
-            if let (Added::Amount { own, .. }, false) = (&addition, removes(&event, &key)) {
-                let dots = self.carried_by_next(&event, &key);
-                let carried: i128 = dots.iter().map(|dot| self.carried(*dot, &key)).sum();
-                added.insert(key.clone(), Added::Amount { own: *own, carried: own + carried });
-                carries.insert(key, dots);
-            } else {
-                added.insert(key, addition);
+    pub fn record(&mut self, event: &Event) {
+        let added: BTreeSet<_> = event.intents.iter().filter_map(Intent::adds_to).collect();
+        let additions: Vec<_> =
+            added.into_iter().filter_map(|key| Some((self.addition(event, &key)?, key))).collect();
+        // A row that is new with this event has nothing yet that a removal could have seen.
+        for (key, row) in &mut self.rows {
+            if removes(event, key) {
+                row.removals.push(Removal { dot: event.dot, past: event.past.clone() });
             }
         }
-        self.events.push(Recorded { event, added, carries });
+        for (addition, key) in additions {
+            self.rows.entry(key).or_default().additions.push(addition);
+        }
     }
 
     /// What every row must read where exactly the commits covered by `visible` are visible. A row
     /// that is not named must not exist.
     pub fn reads(&self, visible: &VersionVector) -> BTreeMap<RowKey, Read> {
-        let keys = self.visible(visible).flat_map(|recorded| recorded.added.keys());
-        let keys: std::collections::BTreeSet<_> = keys.collect();
-        keys.into_iter()
-            .filter_map(|key| self.read(key, visible).map(|read| (key.clone(), read)))
-            .collect()
+        let read = |key: &RowKey| Some((key.clone(), self.read(key, visible)?));
+        self.rows.keys().filter_map(read).collect()
     }
 
     /// What one row must read; `None` if it must not exist.
     pub fn read(&self, key: &RowKey, visible: &VersionVector) -> Option<Read> {
+        let row = self.rows.get(key)?;
         match key.kind {
-            Kind::Register => self.register(key, visible),
-            Kind::Counter => {
-                let alive = self.alive_increments(key, visible);
-                let sum: i128 = alive.iter().map(|dot| self.carried(*dot, key)).sum();
-                (!alive.is_empty()).then(|| Read::Counter(saturated(sum)))
-            }
-            Kind::Flag => self.any_unseen(key, visible).then_some(Read::Flag(true)),
-            Kind::Element => self.any_unseen(key, visible).then_some(Read::Element(true)),
+            Kind::Register => row.siblings(visible),
+            Kind::Counter => row.sum(visible),
+            Kind::Flag => row.unseen(visible).next().map(|_| Read::Flag(true)),
+            Kind::Element => row.unseen(visible).next().map(|_| Read::Element(true)),
         }
     }
 
     /// The sum of the visible increments that no visible removal has seen: what a counter is meant to
     /// be, and is wherever peers take whole batches and no replica has more than 16 increments alive.
     pub fn counter_ideal(&self, key: &RowKey, visible: &VersionVector) -> i128 {
-        let increments = self.additions(key, visible);
-        increments.filter(|added| !self.is_removed(added, key, visible)).map(|r| own(r, key)).sum()
+        let row = self.rows.get(key).into_iter();
+        row.flat_map(|row| row.unseen(visible)).map(Addition::own).sum()
     }
 
     /// Between what bounds the sum can lie when folds brought back increments that a removal had seen.
@@ -143,93 +149,107 @@ impl Oracle {
     pub fn counter_range(&self, key: &RowKey, visible: &VersionVector) -> RangeInclusive<i128> {
         let ideal = self.counter_ideal(key, visible);
         let (mut low, mut high) = (ideal, ideal);
-        for seen in self.additions(key, visible).filter(|r| self.is_removed(r, key, visible)) {
-            let brought_back = self.additions(key, visible).any(|later| {
-                later.event.dot.replica == seen.event.dot.replica
-                    && later.event.dot.sequence > seen.event.dot.sequence
-                    && !self.is_removed(later, key, visible)
-            });
-            if brought_back {
-                low += own(seen, key).min(0);
-                high += own(seen, key).max(0);
+        let Some(row) = self.rows.get(key) else { return low..=high };
+        for seen in row.visible(visible).filter(|addition| row.is_removed(addition, visible)) {
+            let later = |other: &Addition| {
+                other.dot.replica == seen.dot.replica && other.dot.sequence > seen.dot.sequence
+            };
+            if row.unseen(visible).any(later) {
+                low += seen.own().min(0);
+                high += seen.own().max(0);
             }
         }
         low..=high
     }
 
-    fn register(&self, key: &RowKey, visible: &VersionVector) -> Option<Read> {
-        let puts = self.additions(key, visible).filter(|put| {
-            let superseding = |later: &&Recorded| later.added.contains_key(key);
-            let mut later = self.visible(visible).filter(superseding);
-            !later.any(|later| has_seen(later, put)) && !self.is_removed(put, key, visible)
-        });
-        let mut siblings: Vec<_> = puts
-            .filter_map(|put| match &put.added[key] {
-                Added::Value(value) => {
-                    Some((put.event.wall_time_ms, put.event.dot.replica, value.clone()))
-                }
-                _ => None,
-            })
-            .collect();
+    /// What is left of the additions of `event` to the row.
+    fn addition(&self, event: &Event, key: &RowKey) -> Option<Addition> {
+        let mut what = net_addition(&event.intents, key)?;
+        let mut carries = Vec::new();
+        if let Added::Amount { carried, .. } = &mut what
+            && !removes(event, key)
+            && let Some(row) = self.rows.get(key)
+        {
+            for earlier in row.carried_by_next(event) {
+                *carried += earlier.carried();
+                carries.push(earlier.dot);
+            }
+        }
+        let Event { dot, wall_time_ms, .. } = *event;
+        Some(Addition { dot, past: event.past.clone(), wall_time_ms, what, carries })
+    }
+}
+
+impl RowEvents {
+    /// The puts that no put and no removal has seen.
+    fn siblings(&self, visible: &VersionVector) -> Option<Read> {
+        let overwritten = |put: &Addition| {
+            let mut later = self.visible(visible);
+            later.any(|later| later.past.covers(put.dot))
+        };
+        let mut siblings = Vec::new();
+        for put in self.unseen(visible).filter(|put| !overwritten(put)) {
+            if let Added::Value(value) = &put.what {
+                siblings.push((put.wall_time_ms, put.dot.replica, value.clone()));
+            }
+        }
         siblings.sort_by_key(|sibling| std::cmp::Reverse((sibling.0, sibling.1)));
         (!siblings.is_empty()).then_some(Read::Register(siblings))
     }
 
-    /// Whether there is an addition to the row that no removal has seen.
-    fn any_unseen(&self, key: &RowKey, visible: &VersionVector) -> bool {
-        self.additions(key, visible).any(|added| !self.is_removed(added, key, visible))
+    fn sum(&self, visible: &VersionVector) -> Option<Read> {
+        let alive = self.alive_increments(visible);
+        let sum: i128 = alive.iter().map(|addition| addition.carried()).sum();
+        let sum = sum.clamp(i128::from(i64::MIN), i128::from(i64::MAX)) as i64;
+        (!alive.is_empty()).then_some(Read::Counter(sum))
     }
 
     /// The increments that no removal has seen and no other increment carries.
-    fn alive_increments(&self, key: &RowKey, visible: &VersionVector) -> Vec<Dot> {
-        let carried = |dot: Dot| {
-            let mut carriers = self.visible(visible).filter_map(|later| later.carries.get(key));
-            carriers.any(|dots| dots.contains(&dot))
-        };
-        let unseen = self.additions(key, visible).filter(|r| !self.is_removed(r, key, visible));
-        unseen.map(|recorded| recorded.event.dot).filter(|dot| !carried(*dot)).collect()
+    fn alive_increments<'a>(&'a self, visible: &'a VersionVector) -> Vec<&'a Addition> {
+        let carried: BTreeSet<_> =
+            self.visible(visible).flat_map(|addition| &addition.carries).collect();
+        self.unseen(visible).filter(|addition| !carried.contains(&addition.dot)).collect()
     }
 
     /// Which increments one by the writer of `event` carries.
-    fn carried_by_next(&self, event: &Event, key: &RowKey) -> Vec<Dot> {
-        let mut own = self.alive_increments(key, &event.past);
-        own.retain(|dot| dot.replica == event.dot.replica);
+    fn carried_by_next<'a>(&'a self, event: &'a Event) -> Vec<&'a Addition> {
+        let mut own = self.alive_increments(&event.past);
+        own.retain(|addition| addition.dot.replica == event.dot.replica);
         if own.len() <= FOLD_PAST {
-            own.retain(|dot| dot.sequence > event.sent);
+            own.retain(|addition| addition.dot.sequence > event.sent);
         }
         own
     }
 
-    /// The amount of an increment with all that it carries.
-    fn carried(&self, dot: Dot, key: &RowKey) -> i128 {
-        let recorded = self.events.iter().find(|recorded| recorded.event.dot == dot);
-        match recorded.and_then(|recorded| recorded.added.get(key)) {
-            Some(Added::Amount { carried, .. }) => *carried,
-            _ => 0,
-        }
+    /// The visible additions that no visible removal has seen.
+    fn unseen<'a>(&'a self, visible: &'a VersionVector) -> impl Iterator<Item = &'a Addition> {
+        self.visible(visible).filter(|addition| !self.is_removed(addition, visible))
     }
 
-    /// Whether a visible removal of the row has seen the addition.
-    fn is_removed(&self, added: &Recorded, key: &RowKey, visible: &VersionVector) -> bool {
-        let mut removals = self.visible(visible).filter(|later| removes(&later.event, key));
-        removals.any(|removal| has_seen(removal, added))
+    /// Whether a visible removal has seen the addition.
+    fn is_removed(&self, addition: &Addition, visible: &VersionVector) -> bool {
+        let mut removals = self.removals.iter().filter(|removal| visible.covers(removal.dot));
+        removals.any(|removal| removal.past.covers(addition.dot))
     }
 
-    /// The visible events that add to the row.
-    fn additions<'a>(
-        &'a self,
-        key: &'a RowKey,
-        visible: &'a VersionVector,
-    ) -> impl Iterator<Item = &'a Recorded> {
-        self.visible(visible).filter(|recorded| recorded.added.contains_key(key))
-    }
-
-    fn visible<'a>(&'a self, visible: &'a VersionVector) -> impl Iterator<Item = &'a Recorded> {
-        self.events.iter().filter(|recorded| visible.covers(recorded.event.dot))
+    fn visible<'a>(&'a self, visible: &'a VersionVector) -> impl Iterator<Item = &'a Addition> {
+        self.additions.iter().filter(|addition| visible.covers(addition.dot))
     }
 }
 
-/// What is left of the additions of one transaction to one row.
+impl Addition {
+    /// The amount of an increment.
+    fn own(&self) -> i128 {
+        if let Added::Amount { own, .. } = self.what { own } else { 0 }
+    }
+
+    /// The amount of an increment with all that it carries.
+    fn carried(&self) -> i128 {
+        if let Added::Amount { carried, .. } = self.what { carried } else { 0 }
+    }
+}
+
+/// What a transaction adds to a row in the end.
 fn net_addition(intents: &[Intent], key: &RowKey) -> Option<Added> {
     let mut net = None;
     for intent in intents {
@@ -255,19 +275,4 @@ fn net_addition(intents: &[Intent], key: &RowKey) -> Option<Added> {
 
 fn removes(event: &Event, key: &RowKey) -> bool {
     event.intents.iter().any(|intent| intent.removes(key))
-}
-
-fn has_seen(later: &Recorded, earlier: &Recorded) -> bool {
-    later.event.past.covers(earlier.event.dot)
-}
-
-fn own(recorded: &Recorded, key: &RowKey) -> i128 {
-    match recorded.added.get(key) {
-        Some(Added::Amount { own, .. }) => *own,
-        _ => 0,
-    }
-}
-
-fn saturated(sum: i128) -> i64 {
-    sum.clamp(i128::from(i64::MIN), i128::from(i64::MAX)) as i64
 }
