@@ -195,7 +195,8 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// The code that goes with the close on the wire. Codes are never reused; 0 is an orderly end, which is the driver's.
+    /// The code that goes with the close on the wire, below 0x100 and never reused. 0 is an orderly end,
+    /// and codes from 0x100 on are the driver's.
     pub fn code(&self) -> u32 {
         match self {
             CloseReason::HelloTimeout { .. } => 1,

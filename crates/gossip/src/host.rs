@@ -129,7 +129,8 @@ pub trait Host: fmt::Debug + Send + Sync {
     /// When storage fails; nothing is sent then.
     fn mark_sent(&self, space: SpaceId, sequence: u64) -> Result<(), HostError>;
 
-    /// A peer has this replica's own commits up to `sequence` on its disk.
+    /// A peer has this replica's own commits up to `sequence` on its disk. That they were sent follows from it, even
+    /// where `mark_sent` was not called: the sending is forgotten by a store that was rolled back, not by its peers.
     ///
     /// # Errors
     /// When storage fails.
@@ -158,6 +159,7 @@ pub trait StateSource: fmt::Debug + Send {
     fn version(&self) -> &VersionVector;
 
     /// The next rows in key order, about `bytes_max` bytes of them: at least one until the end, and none after it.
+    /// A row that does not fit comes in parts of one key, cut by [`Row::split`](rejoin_crdt::Row::split).
     ///
     /// # Errors
     /// When storage fails, or the view has expired.
@@ -166,7 +168,8 @@ pub trait StateSource: fmt::Debug + Send {
 
 /// A peer's state on its way in. Dropping it uncommitted discards it, and must not block for long.
 pub trait StateStage: fmt::Debug + Send {
-    /// Takes in more rows, whose keys follow all those staged before.
+    /// Takes in more rows. Their keys follow those staged before, or repeat the last of them: then the row goes on
+    /// with further dots.
     ///
     /// # Errors
     /// [`ApplyError::Malformed`] for rows that are not canonical or out of order, or a storage failure.

@@ -459,7 +459,9 @@ impl Session {
             self.hungry.push_back(space);
         }
         for output in outputs {
-            self.carry_out(space, output);
+            if !self.is_closed() {
+                self.carry_out(space, output);
+            }
         }
     }
 

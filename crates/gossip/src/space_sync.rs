@@ -78,6 +78,8 @@ pub(crate) struct SpaceSync {
     mine: Option<Arc<VersionVector>>,
     /// What the peer was told or shown to be on disk here, once the lane is open.
     told: Option<VersionVector>,
+    /// How much of the peer's data it was told to be taken in.
+    told_taken: u64,
     /// What the peer has told and shown to be on disk there.
     theirs: Arc<VersionVector>,
     /// Whether the peer has told its whole version.
@@ -103,6 +105,7 @@ impl SpaceSync {
             config,
             mine: None,
             told: None,
+            told_taken: 0,
             theirs: Arc::default(),
             heard: false,
             announce_at_ms: None,
@@ -192,26 +195,27 @@ impl SpaceSync {
         now: Now,
         out: &mut Vec<SpaceOutput>,
     ) -> Result<(), Halt> {
-        if !self.heard && !matches!(message, SpaceMessage::Versions(_) | SpaceMessage::Stop(_)) {
+        if !self.heard && !matches!(message, SpaceMessage::Versions { .. } | SpaceMessage::Stop(_))
+        {
             return Err(violation("data before versions"));
         }
         match message {
-            SpaceMessage::Versions(version) => {
+            SpaceMessage::Versions { version, taken } => {
                 self.heard = true;
-                self.learn(&version, now, out)
+                self.sender.acknowledge(taken, now)?;
+                self.learn(&version, out)
             }
             SpaceMessage::Commits(runs) => {
                 let heads = batch::heads(self.space, &runs);
                 self.receiver.take_commits(runs)?;
-                self.learn(&heads, now, out)
+                self.learn(&heads, out)
             }
             SpaceMessage::StateBegin(version) => {
                 self.receiver.take_begin(version.clone())?;
-                self.learn(&version, now, out)
+                self.learn(&version, out)
             }
             SpaceMessage::StateRows(rows) => self.receiver.take_rows(rows),
             SpaceMessage::StateEnd { complete } => self.receiver.take_end(complete),
-            SpaceMessage::StateStored => self.sender.page_stored(now),
             SpaceMessage::StateWorking => {
                 self.sender.peer_is_working(now);
                 Ok(())
@@ -256,13 +260,8 @@ impl SpaceSync {
                 self.receiver.written();
                 self.advance(&version?)
             }
-            SpaceReply::BeginStage(stage) => {
+            SpaceReply::BeginStage(stage) | SpaceReply::Stage(stage) => {
                 self.receiver.take_stage(stage?);
-                Ok(())
-            }
-            SpaceReply::Stage(stage) => {
-                self.receiver.take_stage(stage?);
-                out.push(SpaceOutput::Send(SpaceMessage::StateStored));
                 Ok(())
             }
             SpaceReply::MarkConfirmed(done) => {
@@ -278,10 +277,10 @@ impl SpaceSync {
         if self.stopped {
             return Ok(());
         }
-        self.announce(&mine, now, out)?;
         if let Some(call) = self.receiver.settle(&mine, now, out) {
             out.push(SpaceOutput::Call(call));
         }
+        self.announce(&mine, now, out)?;
         if !self.heard {
             return Ok(());
         }
@@ -290,7 +289,7 @@ impl SpaceSync {
         self.sender.plan(&mine, now);
         self.sender.check_progress(now)?;
         if !self.reading
-            && let Some(call) = self.sender.next_read(now.room, out)
+            && let Some(call) = self.sender.next_read(now, out)
         {
             self.reading = true;
             out.push(SpaceOutput::Call(call));
@@ -311,12 +310,7 @@ impl SpaceSync {
     }
 
     /// The peer has all of `version` on disk, or says so.
-    fn learn(
-        &mut self,
-        version: &VersionVector,
-        now: Now,
-        out: &mut Vec<SpaceOutput>,
-    ) -> Result<(), Halt> {
+    fn learn(&mut self, version: &VersionVector, out: &mut Vec<SpaceOutput>) -> Result<(), Halt> {
         if let Some(mine) = &self.mine {
             mine.check_fork(version)?;
         }
@@ -325,7 +319,7 @@ impl SpaceSync {
         if self.theirs.len() > REPLICAS_MAX {
             return Err(Halt::Close(CloseReason::Overrun("writers of a space")));
         }
-        self.sender.learn(version, &self.theirs, now)?;
+        self.sender.learn(version)?;
         if grown {
             let version = Arc::clone(&self.theirs);
             out.push(SpaceOutput::Event(Event::PeerVersion { space: self.space, version }));
@@ -343,9 +337,9 @@ impl SpaceSync {
         }
     }
 
-    /// Tells the peer what is newly on disk here: at once where the peer has it too and waits for the
-    /// acknowledgement, and a little later where it only keeps the peer from relaying it to us. Our own
-    /// commits need no announcement; they are sent.
+    /// Tells the peer what is newly on disk here and what was taken of its data: at once what it waits
+    /// for, and a little later what only keeps it from relaying to us. Our own commits need no
+    /// announcement; they are sent.
     fn announce(
         &mut self,
         mine: &VersionVector,
@@ -355,17 +349,21 @@ impl SpaceSync {
         if mine.len() > REPLICAS_MAX {
             return Err(Halt::Stop(StopReason::TooLarge("writers of a space".to_owned())));
         }
+        let taken = self.receiver.taken();
         let Some(told) = &mut self.told else {
             self.told = Some(mine.clone());
-            out.push(SpaceOutput::Send(SpaceMessage::Versions(mine.clone())));
+            let version = mine.clone();
+            out.push(SpaceOutput::Send(SpaceMessage::Versions { version, taken }));
             return Ok(());
         };
-        let news: VersionVector =
+        let version: VersionVector =
             mine.iter().filter(|(id, head)| head.sequence > told.sequence(*id)).collect();
         let awaited = |id| self.theirs.sequence(id) > told.sequence(id);
-        let due_ms = if news.iter().any(|(id, _)| awaited(id)) {
+        // While a write is under way its answer is near, and one message will do for both.
+        let written = !self.receiver.is_writing() && version.iter().any(|(id, _)| awaited(id));
+        let due_ms = if taken > self.told_taken || written {
             Some(now.ms)
-        } else if news.iter().any(|(id, _)| id != self.own) {
+        } else if version.iter().any(|(id, _)| id != self.own) {
             Some(self.announce_at_ms.unwrap_or(now.ms + self.config.announce_delay_ms))
         } else {
             None
@@ -375,8 +373,9 @@ impl SpaceSync {
             return Ok(());
         }
         self.announce_at_ms = None;
-        news.iter().for_each(|(replica, head)| told.set(replica, head));
-        out.push(SpaceOutput::Send(SpaceMessage::Versions(news)));
+        self.told_taken = taken;
+        version.iter().for_each(|(replica, head)| told.set(replica, head));
+        out.push(SpaceOutput::Send(SpaceMessage::Versions { version, taken }));
         Ok(())
     }
 

@@ -47,9 +47,9 @@ pub const BATCH_BYTES_MAX: usize = 256 << 10;
 /// How many bytes of bodies and rows a sender may have unacknowledged in one space. A batch may be
 /// sent while there are fewer, so at most [`FRAME_SPACE_BYTES_MAX`] come on top.
 pub const WINDOW_BYTES_MAX: usize = 1 << 20;
-/// How many bytes of bodies and rows a sender may have unacknowledged in all spaces of a connection;
-/// at most one frame comes on top.
-pub const SESSION_WINDOW_BYTES_MAX: usize = 4 << 20;
+/// How many bytes of bodies and rows a sender may have unacknowledged in all spaces of a connection.
+/// A read for a further batch begins only while the largest frame would still fit.
+pub const SESSION_WINDOW_BYTES_MAX: usize = 16 << 20;
 /// What a commit, run or row counts against a window beside its bytes: about what it takes in memory.
 pub const ITEM_BYTES: usize = 64;
 /// How many batches a sender may have unacknowledged in one space.
@@ -71,6 +71,7 @@ pub const STOP_TEXT_BYTES_MAX: usize = 512;
 
 const _: () = assert!(FRAME_SPACE_BYTES_MAX <= Class::Bulk.bytes_max());
 const _: () = assert!(FRAME_CONTROL_BYTES_MAX <= Class::Control.bytes_max());
+const _: () = assert!(2 * FRAME_SPACE_BYTES_MAX <= SESSION_WINDOW_BYTES_MAX);
 const _: () = assert!(REPLICAS_MAX * 64 <= FRAME_SPACE_BYTES_MAX);
 const _: () = assert!(SPACES_MAX * 33 <= FRAME_CONTROL_BYTES_MAX);
 
@@ -102,9 +103,17 @@ pub enum ControlMessage {
 /// What travels on a space's lane.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SpaceMessage {
-    /// Entries of the sender's durable version vector that changed since it last told them; the
-    /// first on a lane holds them all. It acknowledges what is covered. At most [`REPLICAS_MAX`].
-    Versions(#[serde(deserialize_with = "bounded::version")] VersionVector),
+    /// What the sender holds, and what it has dealt with of this peer's data.
+    Versions {
+        /// Entries of the sender's durable version vector that changed since it last told them; the
+        /// first message on a lane holds them all. At most [`REPLICAS_MAX`].
+        #[serde(deserialize_with = "bounded::version")]
+        version: VersionVector,
+        /// How many [`Commits`](Self::Commits), [`StateRows`](Self::StateRows) and
+        /// [`StateEnd`](Self::StateEnd) the sender has taken in on this connection, for good or,
+        /// within a state, for the time being. Opens the other side's window.
+        taken: u64,
+    },
     /// Commits, in an order in which each follows all it depends on, given what the sender knows
     /// the receiver to have. At most [`RUNS_MAX`] runs and [`COMMITS_MAX`] commits.
     Commits(#[serde(with = "bounded::runs")] Vec<Run>),
@@ -118,8 +127,6 @@ pub enum SpaceMessage {
         /// Whether it is complete.
         complete: bool,
     },
-    /// The receiver of a state has put one more [`SpaceMessage::StateRows`] aside.
-    StateStored,
     /// The receiver of a state is still joining it.
     StateWorking,
     /// The sender no longer syncs this space over this connection.

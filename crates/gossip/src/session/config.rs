@@ -5,24 +5,26 @@
 pub struct Config {
     /// The peer's hello must have come within this time.
     pub hello_timeout_ms: u64,
-    /// Commits of third parties are offered to the peer this long after they came here, unless it has them by
-    /// then: in a mesh their writer has most likely sent them there itself. The session waits longer, up to
-    /// `relay_delay_max_ms`, when this peer takes long to acknowledge.
+    /// Commits of third parties are sent on to the peer this long after they came here, unless it has
+    /// them by then: in a mesh their writer has most likely sent them there itself. It is twice the
+    /// time in which this peer acknowledges, but not less than this.
     pub relay_delay_ms: u64,
     /// The longest that commits of third parties are held back.
     pub relay_delay_max_ms: u64,
-    /// News of third parties' commits is gathered this long before the peer is told that they are here. Well below
-    /// `relay_delay_ms`, or the peer will send them again. Acknowledgements never wait.
+    /// News of third parties' commits is gathered this long before the peer is told that they are
+    /// here. Well below `relay_delay_ms`, or the peer will send them again. Acknowledgements never wait.
     pub announce_delay_ms: u64,
-    /// The connection is closed when data is under way and nothing of it is acknowledged for this long. One
-    /// batch ([`COMMITS_BYTES_MAX`](crate::wire::COMMITS_BYTES_MAX)) must pass the slowest link within it.
+    /// The connection is closed when data is under way and nothing of it is acknowledged for this
+    /// long, plus the time that what is under way takes at 4 KB/s.
     pub progress_timeout_ms: u64,
-    /// While a peer's state is being joined it is told so at this interval. Well below `progress_timeout_ms` of the peer.
+    /// While a peer's state is being joined, the peer is told so at this interval. Well below the
+    /// peer's `progress_timeout_ms`.
     pub working_interval_ms: u64,
 }
 
 impl Default for Config {
-    /// All guesses: 10 s for the hello, 20 ms to 1 s before relaying, 5 ms before announcing, 60 s without progress.
+    /// All guesses: 10 s for the hello, 20 ms to 1 s before relaying, 5 ms before announcing, 60 s
+    /// without progress, 15 s between signs of work.
     fn default() -> Self {
         Self {
             hello_timeout_ms: 10_000,

@@ -34,8 +34,9 @@ enum Incoming {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Writing {
     No,
-    /// Commits or rows of this weight, or the beginning of a state.
+    /// So many frames of commits or rows, of this weight; none for the beginning of a state.
     Batch {
+        frames: u64,
         weight: usize,
     },
     /// The join of a state, which may take long; the peer is told so at this time.
@@ -50,6 +51,8 @@ pub(super) struct Receiver {
     config: Config,
     inbox: VecDeque<Arrival>,
     inbox_bytes: usize,
+    /// How many frames of data were taken in since the connection began.
+    taken: u64,
     /// Whether the peer is between the beginning and the end of a state.
     arriving: bool,
     incoming: Incoming,
@@ -63,6 +66,7 @@ impl Receiver {
             config,
             inbox: VecDeque::new(),
             inbox_bytes: 0,
+            taken: 0,
             arriving: false,
             incoming: Incoming::None,
             writing: Writing::No,
@@ -72,7 +76,7 @@ impl Receiver {
     /// What has arrived and is not yet durable, as it counts against the peer's window.
     pub(super) fn inbox_bytes(&self) -> usize {
         match self.writing {
-            Writing::Batch { weight } => self.inbox_bytes + weight,
+            Writing::Batch { weight, .. } => self.inbox_bytes + weight,
             Writing::No | Writing::Join { .. } => self.inbox_bytes,
         }
     }
@@ -128,14 +132,27 @@ impl Receiver {
         Ok(())
     }
 
+    /// How many frames of data were taken in since the connection began.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    pub(super) fn is_writing(&self) -> bool {
+        self.writing != Writing::No
+    }
+
     /// The host has written what it was given.
     pub(super) fn written(&mut self) {
-        self.writing = Writing::No;
+        self.taken += match std::mem::replace(&mut self.writing, Writing::No) {
+            Writing::No => 0,
+            Writing::Batch { frames, .. } => frames,
+            Writing::Join { .. } => 1,
+        };
     }
 
     /// The host has begun a stage, or put rows on it.
     pub(super) fn take_stage(&mut self, stage: Box<dyn StateStage>) {
-        self.writing = Writing::No;
+        self.written();
         self.incoming = Incoming::Staging(Some(stage));
     }
 
@@ -172,7 +189,7 @@ impl Receiver {
                 None
             }
             Arrival::StateBegin(theirs) => {
-                self.writing = Writing::Batch { weight: 0 };
+                self.writing = Writing::Batch { frames: 0, weight: 0 };
                 let space = self.space;
                 out.push(SpaceOutput::Event(Event::StateTransfer { space, sending: false }));
                 Some(SpaceCall::BeginStage { theirs })
@@ -180,16 +197,19 @@ impl Receiver {
             Arrival::Rows { rows, weight } => {
                 self.inbox_bytes -= weight;
                 let Some(stage) = self.take_out_stage() else {
-                    out.push(SpaceOutput::Send(SpaceMessage::StateStored));
+                    self.taken += 1;
                     return None;
                 };
-                self.writing = Writing::Batch { weight };
+                self.writing = Writing::Batch { frames: 1, weight };
                 Some(SpaceCall::Stage { stage, rows })
             }
             Arrival::StateEnd { complete } => {
                 let stage = self.take_out_stage();
                 self.incoming = Incoming::None;
-                let stage = stage.filter(|_| complete)?;
+                let Some(stage) = stage.filter(|_| complete) else {
+                    self.taken += 1;
+                    return None;
+                };
                 let tell_at_ms = now.ms + self.config.working_interval_ms;
                 self.writing = Writing::Join { tell_at_ms };
                 Some(SpaceCall::CommitStage { stage })
@@ -199,15 +219,16 @@ impl Receiver {
 
     /// One write, and so one sync of the disk, for all commits that are in line.
     fn apply(&mut self, mut runs: Vec<Run>, weight: usize) -> SpaceCall {
-        let mut total = weight;
+        let (mut frames, mut total) = (1, weight);
         while let Some(Arrival::Commits { .. }) = self.inbox.front()
             && let Some(Arrival::Commits { runs: more, weight }) = self.inbox.pop_front()
         {
             runs.extend(more);
+            frames += 1;
             total += weight;
         }
         self.inbox_bytes -= total;
-        self.writing = Writing::Batch { weight: total };
+        self.writing = Writing::Batch { frames, weight: total };
         SpaceCall::Apply { runs }
     }
 

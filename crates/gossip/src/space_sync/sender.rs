@@ -22,7 +22,11 @@ use crate::wire::{
 };
 
 /// The most versions held back at once; news beyond joins the last of them.
-const MARKS_MAX: usize = 8;
+const MARKS_MAX: usize = 64;
+
+/// How long a peer is taken to need for an acknowledgement before it has sent any. A guess: a round
+/// trip across a continent.
+const ACKNOWLEDGE_FIRST_MS: u64 = 50;
 
 /// The slowest link on which what is in flight still counts as moving, in bytes per millisecond.
 const SLOWEST_BYTES_PER_MS: u64 = 4;
@@ -33,12 +37,16 @@ struct Mark {
     made_at_ms: u64,
     ready_at_ms: u64,
     version: Arc<VersionVector>,
+    /// Whether it has commits of our own that the mark before has not.
+    with_own: bool,
 }
 
-/// A batch that is sent and not acknowledged: it is once the peer has told that it covers `ends`.
+/// A frame of data that the peer has not told to have taken.
+///
+/// That the peer covers the commits in it is not enough: it may have got them elsewhere while they
+/// still wait for a slow link, and more would then be piled upon them.
 #[derive(Debug)]
 struct Flight {
-    ends: VersionVector,
     weight: usize,
     sent_at_ms: u64,
 }
@@ -62,14 +70,14 @@ pub(super) struct Sender {
     goal: Arc<VersionVector>,
     marks: VecDeque<Mark>,
     flights: VecDeque<Flight>,
-    /// Weights of the state's pages that are sent and not stored.
-    pages: VecDeque<usize>,
+    /// How many frames of data the peer has taken.
+    taken: u64,
     flying: usize,
     /// What the read under way may turn out to weigh.
     reserved: usize,
     transfer: Option<Transfer>,
     hungry: bool,
-    /// How long the peer takes to acknowledge: a moving average over 8 batches.
+    /// How long the peer takes to acknowledge: a moving average over about 8 batches.
     acknowledge_ms: u64,
     progress_by_ms: Option<u64>,
 }
@@ -85,12 +93,12 @@ impl Sender {
             goal: Arc::default(),
             marks: VecDeque::new(),
             flights: VecDeque::new(),
-            pages: VecDeque::new(),
+            taken: 0,
             flying: 0,
             reserved: 0,
             transfer: None,
             hungry: false,
-            acknowledge_ms: 0,
+            acknowledge_ms: ACKNOWLEDGE_FIRST_MS,
             progress_by_ms: None,
         }
     }
@@ -108,33 +116,28 @@ impl Sender {
         [ready_at_ms, self.progress_by_ms].into_iter().flatten().min()
     }
 
-    /// The peer has `news`, and with it all of `theirs`.
-    pub(super) fn learn(
-        &mut self,
-        news: &VersionVector,
-        theirs: &VersionVector,
-        now: Now,
-    ) -> Result<(), Halt> {
-        self.sent.join(news)?;
-        while let Some(flight) = self.flights.front()
-            && theirs.includes(&flight.ends)
-        {
+    /// The peer has all of `version`.
+    pub(super) fn learn(&mut self, version: &VersionVector) -> Result<(), Halt> {
+        Ok(self.sent.join(version)?)
+    }
+
+    /// The peer has taken so many frames of data since the connection began.
+    pub(super) fn acknowledge(&mut self, taken: u64, now: Now) -> Result<(), Halt> {
+        let Some(new) = taken.checked_sub(self.taken) else {
+            return Err(violation("less is acknowledged than before"));
+        };
+        for _ in 0..new {
+            let Some(flight) = self.flights.pop_front() else {
+                return Err(violation("more is acknowledged than was sent"));
+            };
             let took_ms = now.ms.saturating_sub(flight.sent_at_ms);
             self.acknowledge_ms = (7 * self.acknowledge_ms + took_ms) / 8;
             self.flying -= flight.weight;
-            self.flights.pop_front();
+        }
+        self.taken = taken;
+        if new > 0 {
             self.expect_progress(now);
         }
-        Ok(())
-    }
-
-    /// The peer has put one page of the state aside.
-    pub(super) fn page_stored(&mut self, now: Now) -> Result<(), Halt> {
-        let Some(weight) = self.pages.pop_front() else {
-            return Err(violation("an answer to a page that was not sent"));
-        };
-        self.flying -= weight;
-        self.expect_progress(now);
         Ok(())
     }
 
@@ -160,11 +163,10 @@ impl Sender {
             return;
         }
         while let Some(mark) = self.marks.front() {
-            if mark.ready_at_ms <= now.ms {
-                self.goal = Arc::clone(&mark.version);
-            } else if self.holds_back(&mark.version) {
+            if mark.ready_at_ms > now.ms && self.holds_back(&mark.version) {
                 break;
             }
+            self.goal = Arc::clone(&mark.version);
             self.marks.pop_front();
         }
         if self.goal.includes(mine) {
@@ -175,41 +177,58 @@ impl Sender {
             self.marks.clear();
             return;
         }
+        self.mark(mine, now);
+    }
+
+    /// Holds `mine` back until the peer has what third parties wrote of it, or the relay delay is over.
+    ///
+    /// A version with commits of our own gets a mark of its own: had it to wait for what came here
+    /// after them, which their writers may hold back for the sake of our commits, all would wait for
+    /// each other until the relay delay.
+    fn mark(&mut self, mine: &Arc<VersionVector>, now: Now) {
         let delay_ms = self.relay_delay_ms();
+        let own = |version: &VersionVector| version.sequence(self.own);
+        let before = self.marks.back().map_or(&self.goal, |last| &last.version);
+        let with_own = own(mine) > own(before);
+        let same_others = same_others(before, mine, self.own);
         let crowded = self.marks.len() >= MARKS_MAX;
         match self.marks.back_mut() {
             Some(last) if last.version.includes(mine) => {}
-            Some(last) if crowded || now.ms < last.made_at_ms + delay_ms / 4 => {
+            Some(last) if crowded || same_others => {
+                last.version = Arc::clone(mine);
+                last.with_own |= with_own;
+            }
+            Some(last)
+                if !with_own && !last.with_own && now.ms < last.made_at_ms + delay_ms / 4 =>
+            {
                 last.version = Arc::clone(mine);
             }
             _ => self.marks.push_back(Mark {
                 made_at_ms: now.ms,
                 ready_at_ms: now.ms + delay_ms,
                 version: Arc::clone(mine),
+                with_own,
             }),
         }
     }
 
     /// The next thing to read from the host in order to send it, if the windows allow.
-    pub(super) fn next_read(
-        &mut self,
-        room: bool,
-        out: &mut Vec<SpaceOutput>,
-    ) -> Option<SpaceCall> {
+    pub(super) fn next_read(&mut self, now: Now, out: &mut Vec<SpaceOutput>) -> Option<SpaceCall> {
         self.hungry = false;
         if let Some(Transfer::Open { version, .. }) = &self.transfer
             && self.sent.includes(version)
         {
             // The peer has meanwhile got elsewhere what it lacked.
             self.transfer = None;
+            self.fly(0, now);
             out.push(SpaceOutput::Send(SpaceMessage::StateEnd { complete: false }));
         }
         let idle = self.transfer.is_none() && self.sent.includes(&self.goal);
-        let in_flight = self.flights.len() + self.pages.len();
-        if idle || self.flying >= WINDOW_BYTES_MAX || in_flight >= WINDOW_BATCHES_MAX {
+        let full = self.flying >= WINDOW_BYTES_MAX || self.flights.len() >= WINDOW_BATCHES_MAX;
+        if idle || full {
             return None;
         }
-        if !room {
+        if !now.room {
             self.hungry = true;
             return None;
         }
@@ -249,7 +268,7 @@ impl Sender {
         }
         if !part.is_empty() {
             self.sent.join(&ends)?;
-            self.fly(ends.clone(), runs_weight(&part), now);
+            self.fly(runs_weight(&part), now);
             out.push(SpaceOutput::Send(SpaceMessage::Commits(part)));
         } else if !self.sent.includes(&self.goal) {
             let what = "the log lacks commits that the version covers".to_owned();
@@ -294,17 +313,12 @@ impl Sender {
             let ends = std::mem::take(version);
             self.transfer = None;
             self.sent.join(&ends)?;
-            self.fly(ends, 0, now);
+            self.fly(0, now);
             out.push(SpaceOutput::Send(SpaceMessage::StateEnd { complete: true }));
             return Ok(());
         }
         *source = Some(returned);
-        let weight = rows_weight(&rows);
-        self.pages.push_back(weight);
-        self.flying += weight;
-        if self.progress_by_ms.is_none() {
-            self.expect_progress(now);
-        }
+        self.fly(rows_weight(&rows), now);
         out.push(SpaceOutput::Send(SpaceMessage::StateRows(rows)));
         Ok(())
     }
@@ -325,8 +339,8 @@ impl Sender {
         (2 * self.acknowledge_ms).clamp(relay_delay_ms, relay_delay_max_ms.max(relay_delay_ms))
     }
 
-    fn fly(&mut self, ends: VersionVector, weight: usize, now: Now) {
-        self.flights.push_back(Flight { ends, weight, sent_at_ms: now.ms });
+    fn fly(&mut self, weight: usize, now: Now) {
+        self.flights.push_back(Flight { weight, sent_at_ms: now.ms });
         self.flying += weight;
         if self.progress_by_ms.is_none() {
             self.expect_progress(now);
@@ -335,9 +349,14 @@ impl Sender {
 
     /// Starts the clock on what is in flight now.
     fn expect_progress(&mut self, now: Now) {
-        let idle = self.flights.is_empty() && self.pages.is_empty();
+        let idle = self.flights.is_empty();
         let moving_ms = now.flying.max(self.flying) as u64 / SLOWEST_BYTES_PER_MS;
         self.progress_by_ms =
             (!idle).then_some(now.ms + self.config.progress_timeout_ms + moving_ms);
     }
+}
+
+/// Whether two versions of one replica agree on what others than `own` wrote.
+fn same_others(before: &VersionVector, after: &VersionVector, own: ReplicaId) -> bool {
+    after.iter().all(|(replica, head)| replica == own || before.sequence(replica) == head.sequence)
 }

@@ -1,0 +1,10 @@
+//! Sessions over a simulated network and hosts in memory: stories of two replicas and more, in virtual
+//! time, from one seed.
+
+mod catch_up;
+mod cuts;
+mod host;
+mod hostile;
+mod mesh;
+mod network;
+mod trouble;
