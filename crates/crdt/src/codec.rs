@@ -150,6 +150,16 @@ impl<'de> serde::Deserialize<'de> for ByteString {
     }
 }
 
+/// Reads a sequence number, which counts from 1: zero would be a second way to say "none".
+pub(crate) fn deserialize_sequence<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<u64, D::Error> {
+    match <u64 as serde::Deserialize>::deserialize(deserializer)? {
+        0 => Err(serde::de::Error::custom("a sequence number is zero")),
+        sequence => Ok(sequence),
+    }
+}
+
 /// A cursor over bytes for the few encodings written by hand ([`Value`](crate::Value)).
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],

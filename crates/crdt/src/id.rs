@@ -85,6 +85,7 @@ pub struct Dot {
     /// Who wrote the commit.
     pub replica: ReplicaId,
     /// The commit's number among those of the replica in this space, from 1, without gaps.
+    #[serde(deserialize_with = "crate::codec::deserialize_sequence")]
     pub sequence: u64,
 }
 

@@ -10,6 +10,7 @@ use crate::{CommitHash, Dot, ReplicaId};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
     /// The highest sequence number applied; all lower ones are applied too.
+    #[serde(deserialize_with = "crate::codec::deserialize_sequence")]
     pub sequence: u64,
     /// The hash of that commit, which covers every earlier one of the same replica.
     pub hash: CommitHash,
