@@ -4,9 +4,13 @@
 //! (Almeida, Shoker, Baquero 2018, section 7, with dots instead of per-replica pairs). An increment
 //! *folds* into its own dot those earlier dots of the same replica that no peer can have seen, or all
 //! of them once a row holds more than [`FOLD_PAST`]. A removal supersedes what it has seen, so an
-//! increment concurrent with it survives alone. One imprecision follows from folding past
-//! [`FOLD_PAST`]: when a removal has seen some of a replica's increments and that replica folds them
-//! into a concurrent one, the removal no longer reaches them, and they count again.
+//! increment concurrent with it survives alone.
+//!
+//! Folding has a price. An increment that a removal has seen counts again if a later increment of the
+//! same replica, which that removal has not seen, folds it in; no increment that every removal has
+//! missed is ever lost. It takes one of two things: a fold past [`FOLD_PAST`] that is concurrent
+//! with the removal, or a removal by a replica that had received the folded increment but not yet the
+//! one that folds it, because the link broke between two commits of one batch.
 //!
 //! Cost: an increment writes one dot and names what it folds; a read is linear in the live dots, at
 //! most [`FOLD_PAST`] + 1 for each replica that is concurrently writing.
