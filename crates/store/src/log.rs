@@ -49,9 +49,9 @@ mod scan;
 mod segment;
 
 pub(crate) use record::{Framing, RECORD_HEADER_BYTES};
-pub(crate) use recover::{Recovered, recover};
+pub(crate) use recover::recover;
 pub(crate) use scan::{Scan, Scanned};
-use segment::{SEGMENT_HEADER_BYTES, segment_header, segment_name};
+use segment::{SEGMENT_HEADER_BYTES, parse_segment_name, segment_header, segment_name};
 
 /// The most bytes of neighbouring records that are fetched with one read.
 const READ_BYTES_MAX: usize = 256 << 10;
@@ -86,6 +86,11 @@ impl fmt::Display for Lsn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
+}
+
+/// Whether a file of this name is a segment of a log.
+pub(crate) fn is_segment(name: &str) -> bool {
+    parse_segment_name(name).is_some()
 }
 
 /// Where a record is: all that is needed to fetch it with one read.

@@ -1,8 +1,5 @@
 //! Variable-length integers for what is stored: little-endian base-128.
 
-/// The longest varint, in bytes.
-pub(crate) const VARINT_BYTES_MAX: usize = 10;
-
 pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push((value as u8) | 0x80);
@@ -70,6 +67,11 @@ impl<'a> Unpacker<'a> {
         self.rest
     }
 
+    /// As [`rest`](Self::rest), but the unpacker lives on, empty.
+    pub(crate) fn take_rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.rest)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
@@ -84,7 +86,7 @@ mod tests {
         for value in (0..64).map(|bit| 1u64 << bit).chain([0, u64::MAX]) {
             let mut bytes = Vec::new();
             put_varint(&mut bytes, value);
-            assert!(bytes.len() <= VARINT_BYTES_MAX);
+            assert!(bytes.len() <= 10);
             assert_eq!(Unpacker::new(&bytes).varint(), Some(value));
             assert_eq!(Unpacker::new(&bytes[..bytes.len() - 1]).varint(), None);
         }

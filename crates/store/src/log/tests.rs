@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::recover::Recovered;
 use super::*;
 use crate::backend::MemoryBackend;
 use crate::error::TornTail;
