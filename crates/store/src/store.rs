@@ -24,6 +24,7 @@ use crate::view::{SpaceInfo, View};
 
 mod checkpoint;
 mod history;
+mod lookup;
 mod open;
 mod stage;
 mod truncate;
@@ -441,6 +442,3 @@ fn check_ready(
         Ok(()) => Ok(true),
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,0 +1,176 @@
+//! What an opening makes of a log that was cut or changed, and that every way to a state leads to the same bytes.
+
+use rejoin_crdt::{Path, ReadRows, StateDigest};
+use rejoin_store::*;
+
+use crate::support::*;
+
+const LOG: &str = "00000000000000000000.log";
+
+/// A store with some commits and no checkpoint but that of its creation; the digest after each commit.
+fn written(commits: u64) -> (MemoryBackend, SpaceIndex, Vec<StateDigest>) {
+    let (backend, store, space) = new_store(1);
+    let mut digests = vec![digest(&store, space)];
+    for number in 0..commits {
+        write_varied(&store, space, number);
+        digests.push(digest(&store, space));
+    }
+    drop(store);
+    (backend, space, digests)
+}
+
+#[test]
+fn a_log_cut_at_every_byte_opens_to_a_prefix_of_the_acknowledged_commits() {
+    let (backend, space, digests) = written(12);
+    let content = backend.content(LOG).unwrap();
+    let mut seen = vec![0; digests.len()];
+    for cut in 0..content.len() {
+        let copy = backend.copy();
+        copy.set_content(LOG, content[..cut].to_vec());
+        let (store, report) = try_open(&copy, 1, StoreOptions::default()).unwrap();
+        if store.spaces().is_empty() {
+            assert_eq!(report.replayed_commits, 0);
+            continue;
+        }
+        let commits = report.replayed_commits as usize;
+        assert_eq!(digest(&store, space), digests[commits], "cut at {cut}");
+        seen[commits] += 1;
+    }
+    assert!(seen[..12].iter().all(|cuts| *cuts > 0), "every prefix comes up: {seen:?}");
+}
+
+#[test]
+fn every_flipped_byte_of_the_log_gives_a_prefix_or_a_refusal_with_its_position() {
+    let (backend, space, digests) = written(6);
+    let content = backend.content(LOG).unwrap();
+    let mut refused = 0;
+    for at in 0..content.len() {
+        let copy = backend.copy();
+        let mut flipped = content.clone();
+        flipped[at] ^= 0x10;
+        copy.set_content(LOG, flipped);
+        match try_open(&copy, 1, StoreOptions::default()) {
+            Ok((store, report)) => {
+                let commits = report.replayed_commits as usize;
+                assert_eq!(digest(&store, space), digests[commits], "flip at {at}");
+                assert_eq!(commits, 5, "only the last batch can be taken for a torn tail");
+                assert!(report.torn_tail.is_some());
+            }
+            Err(StoreError::Damaged { file, position, .. }) => {
+                assert_eq!(file, LOG);
+                assert!(position <= at as u64, "{position} for a flip at {at}");
+                refused += 1;
+            }
+            Err(other) => panic!("flip at {at}: {other}"),
+        }
+    }
+    assert!(refused > content.len() / 2);
+}
+
+#[test]
+fn after_a_checkpoint_a_flipped_byte_never_changes_what_is_read() {
+    let (backend, space, digests) = written(6);
+    open(&backend, 1).close().unwrap();
+    let content = backend.content(LOG).unwrap();
+    for at in (0..content.len()).step_by(3) {
+        let copy = backend.copy();
+        let mut flipped = content.clone();
+        flipped[at] ^= 0x10;
+        copy.set_content(LOG, flipped);
+        let store = match try_open(&copy, 1, StoreOptions::default()) {
+            Ok((store, _)) => store,
+            Err(StoreError::Damaged { .. }) => continue,
+            Err(other) => panic!("flip at {at}: {other}"),
+        };
+        assert_eq!(digest(&store, space), digests[6], "flip at {at}");
+        // What peers ask for is verified as it is read.
+        match store.commits_after(space, &Default::default(), usize::MAX) {
+            Ok(CommitsAfter::Commits { runs, .. }) => assert_eq!(runs[0].bodies.len(), 6),
+            Err(StoreError::Damaged { position, .. }) => assert!(position <= at as u64),
+            other => panic!("flip at {at}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_missing_log_or_tree_is_refused() {
+    let (backend, _, _) = written(3);
+    open(&backend, 1).close().unwrap();
+    for missing in [LOG, "tree.redb"] {
+        let copy = backend.copy();
+        Backend::remove(&copy, missing).unwrap();
+        assert!(try_open(&copy, 1, StoreOptions::default()).is_err(), "without {missing}");
+    }
+}
+
+#[test]
+fn commits_recovery_checkpoints_peers_and_joins_all_lead_to_the_same_bytes() {
+    let (backend, a, space) = new_store(1);
+    let (_, b, _) = new_store(2);
+    for number in 0..40 {
+        write_varied(&a, space, number);
+        write_varied(&b, space, 1_000 + number);
+        if number % 5 == 0 {
+            pull(&a, &b, space);
+        }
+        if number % 7 == 0 {
+            join(&b, &a, space);
+        }
+        if number % 11 == 0 {
+            a.checkpoint().unwrap();
+        }
+    }
+    pull(&a, &b, space);
+    join(&b, &a, space);
+    let expected = digest(&a, space);
+    assert_eq!(digest(&b, space), expected, "by joins");
+
+    let (_, by_commits, _) = new_store(3);
+    pull(&by_commits, &a, space);
+    assert_eq!(
+        digest(&by_commits, space),
+        expected,
+        "by commits from a peer: a rebuild from the log"
+    );
+    let (_, by_state, _) = new_store(4);
+    join(&by_state, &a, space);
+    assert_eq!(digest(&by_state, space), expected, "by one join");
+    by_state.checkpoint().unwrap();
+    assert_eq!(digest(&by_state, space), expected);
+
+    let crashed = backend.copy();
+    let recovered = open(&crashed, 1);
+    assert_eq!(digest(&recovered, space), expected, "by recovery");
+    a.close().unwrap();
+    let reopened = open(&backend, 1);
+    assert_eq!(digest(&reopened, space), expected, "from the tree alone");
+}
+
+#[test]
+fn pages_and_iterators_agree_wherever_rows_lie() {
+    let (_, store, space) = new_store(1);
+    for number in 0..600u64 {
+        let write = |tx: &mut Tx<'_>| tx.increment(path("n").child(number * 7 % 600).unwrap(), 1);
+        store.append(space, 0, write).unwrap();
+        if number == 200 || number == 400 {
+            store.checkpoint().unwrap();
+        }
+    }
+    store.sync().unwrap();
+    let snapshot = store.snapshot(space).unwrap();
+    let all: Vec<_> = snapshot.iter(&Path::root()).map(|row| row.unwrap().0).collect();
+    assert_eq!(all.len(), 600);
+    assert!(all.windows(2).all(|pair| pair[0] < pair[1]));
+    for limit in [1, 7, 599, 600, 601] {
+        let mut paged = Vec::new();
+        loop {
+            let page = snapshot.page(&path("n"), paged.last(), limit).unwrap();
+            let ended = page.len() < limit;
+            paged.extend(page.into_iter().map(|(key, _)| key));
+            if ended {
+                break;
+            }
+        }
+        assert_eq!(paged, all, "pages of {limit}");
+    }
+}
