@@ -40,7 +40,12 @@ impl Handshakes {
     /// Whether so many places are taken that addresses should be validated before they get one (RFC 9000 section
     /// 8.1.2): a forged address costs its sender nothing.
     pub(crate) fn is_crowded(&self) -> bool {
-        self.taken().values().sum::<usize>() >= self.places.div_ceil(4)
+        self.in_progress() >= self.places.div_ceil(4)
+    }
+
+    /// The places that are taken.
+    pub(crate) fn in_progress(&self) -> usize {
+        self.taken().values().sum()
     }
 
     fn taken(&self) -> MutexGuard<'_, BTreeMap<IpAddr, usize>> {

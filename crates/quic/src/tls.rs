@@ -89,6 +89,10 @@ pub(crate) fn accepting(
 ///
 /// As [`accepting`].
 pub(crate) fn dialling(key: &DeviceKey, peer: DeviceId) -> Result<QuicClientConfig, Error> {
+    for_quic(dialling_config(key, peer)?)
+}
+
+fn dialling_config(key: &DeviceKey, peer: DeviceId) -> Result<rustls::ClientConfig, Error> {
     let provider = provider();
     let verifier = Verifier::new(&provider, Accepted::Only(peer));
     let resolver = AlwaysResolvesClientRawPublicKeys::new(certified(key)?);
@@ -101,6 +105,10 @@ pub(crate) fn dialling(key: &DeviceKey, peer: DeviceId) -> Result<QuicClientConf
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
     config.enable_sni = false;
+    Ok(config)
+}
+
+fn for_quic(config: rustls::ClientConfig) -> Result<QuicClientConfig, Error> {
     QuicClientConfig::try_from(config)
         .map_err(|_| Error::General("no cipher suite for QUIC".into()))
 }
@@ -265,8 +273,19 @@ impl ClientCertVerifier for Verifier {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// The dialling side's TLS, with something changed.
+    pub(crate) fn dialling_with(
+        key: &DeviceKey,
+        peer: DeviceId,
+        change: impl FnOnce(&mut rustls::ClientConfig),
+    ) -> QuicClientConfig {
+        let mut config = dialling_config(key, peer).unwrap();
+        change(&mut config);
+        for_quic(config).unwrap()
+    }
 
     #[test]
     fn public_key_of_the_signer_is_the_device_id() {

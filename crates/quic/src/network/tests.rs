@@ -1,5 +1,6 @@
 //! Stories over real UDP sockets on the loopback interface.
 
+mod hostile;
 mod links;
 mod memory_host;
 
