@@ -14,7 +14,7 @@ use crate::event::{CloseReason, Event, PeerFacts, SpaceStatus};
 use crate::host::{
     HostCall, HostError, HostReply, HostRequest, HostResponse, RequestId, SpaceCall,
 };
-use crate::space_sync::{Now, SpaceInput, SpaceOutput, SpaceSync};
+use crate::space_sync::{Load, Now, SpaceInput, SpaceOutput, SpaceSync};
 use crate::wire::{
     ControlMessage, FRAME_SPACE_BYTES_MAX, Hello, Lane, PROTOCOL_MAX, PROTOCOL_MIN, Preamble,
     SESSION_WINDOW_BYTES_MAX, SPACES_MAX, SpaceMessage,
@@ -109,9 +109,8 @@ pub struct Session {
     shared: BTreeMap<SpaceId, Shared>,
     /// When each space wants to be called again.
     timeouts: BTreeSet<(u64, SpaceId)>,
-    /// Sums over `shared`.
-    held_bytes: usize,
-    inbox_bytes: usize,
+    /// The sum over `shared`.
+    load: Load,
     /// Spaces that wait for room in the session's window, in the order in which they get it.
     hungry: VecDeque<SpaceId>,
 }
@@ -134,8 +133,7 @@ struct Shared {
     lane_opened: bool,
     lane_heard: bool,
     timeout_ms: Option<u64>,
-    held_bytes: usize,
-    inbox_bytes: usize,
+    load: Load,
     queued: bool,
 }
 
@@ -159,8 +157,7 @@ impl Session {
             spaces_changed: false,
             shared: BTreeMap::new(),
             timeouts: BTreeSet::new(),
-            held_bytes: 0,
-            inbox_bytes: 0,
+            load: Load::default(),
             hungry: VecDeque::new(),
         };
         let preamble = Preamble { lane: Lane::Control, protocol: 0 };
@@ -345,7 +342,7 @@ impl Session {
             .map_err(|error| malformed(Lane::Space(space), &error))?;
         self.drive(space, SpaceInput::Message(message), now_ms);
         self.feed(now_ms);
-        if self.inbox_bytes > SESSION_WINDOW_BYTES_MAX {
+        if self.load.inbox > SESSION_WINDOW_BYTES_MAX {
             return Err(CloseReason::Overrun("window of a session"));
         }
         Ok(())
@@ -427,8 +424,7 @@ impl Session {
                 lane_opened: false,
                 lane_heard: false,
                 timeout_ms: None,
-                held_bytes: 0,
-                inbox_bytes: 0,
+                load: Load::default(),
                 queued: false,
             };
             self.shared.insert(*space, shared);
@@ -439,15 +435,13 @@ impl Session {
 
     /// Gives one space an input, carries out what it wants, and keeps the books about it.
     fn drive(&mut self, space: SpaceId, input: SpaceInput, now_ms: u64) {
-        let now = Now { ms: now_ms, room: self.has_room(), flying: self.held_bytes };
+        let now = Now { ms: now_ms, room: self.has_room(), flying: self.load.flying };
         let Some(shared) = self.shared.get_mut(&space) else { return };
         let mut outputs = Vec::new();
         shared.sync.handle(input, now, &mut outputs);
-        let (held_bytes, inbox_bytes) = (shared.sync.held_bytes(), shared.sync.inbox_bytes());
-        self.held_bytes = self.held_bytes - shared.held_bytes + held_bytes;
-        self.inbox_bytes = self.inbox_bytes - shared.inbox_bytes + inbox_bytes;
-        shared.held_bytes = held_bytes;
-        shared.inbox_bytes = inbox_bytes;
+        let load = shared.sync.load();
+        self.load = self.load.exchanged(shared.load, load);
+        shared.load = load;
         if let Some(at_ms) = shared.timeout_ms.take() {
             self.timeouts.remove(&(at_ms, space));
         }
@@ -479,7 +473,8 @@ impl Session {
 
     /// Whether a batch of any size still fits in the session's window.
     fn has_room(&self) -> bool {
-        self.held_bytes + FRAME_SPACE_BYTES_MAX <= SESSION_WINDOW_BYTES_MAX
+        let held = self.load.flying + self.load.reserved;
+        held + FRAME_SPACE_BYTES_MAX <= SESSION_WINDOW_BYTES_MAX
     }
 
     fn carry_out(&mut self, space: SpaceId, output: SpaceOutput) {

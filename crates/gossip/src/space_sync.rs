@@ -62,6 +62,28 @@ pub(crate) struct Now {
     pub(crate) flying: usize,
 }
 
+/// What data the sync of a space, or of all, keeps under way, as it counts against windows.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Load {
+    /// Sent and not acknowledged, in bytes.
+    pub(crate) flying: usize,
+    /// What is being read in order to be sent may come to this many bytes.
+    pub(crate) reserved: usize,
+    /// Received and not yet durable, in bytes.
+    pub(crate) inbox: usize,
+}
+
+impl Load {
+    /// The load once one part of it has changed.
+    pub(crate) fn exchanged(self, before: Load, after: Load) -> Load {
+        Load {
+            flying: self.flying - before.flying + after.flying,
+            reserved: self.reserved - before.reserved + after.reserved,
+            inbox: self.inbox - before.inbox + after.inbox,
+        }
+    }
+}
+
 /// Why the sync of a space cannot go on.
 #[derive(Debug)]
 enum Halt {
@@ -120,14 +142,12 @@ impl SpaceSync {
         }
     }
 
-    /// Bytes sent and not acknowledged, or being read in order to be sent.
-    pub(crate) fn held_bytes(&self) -> usize {
-        self.sender.held_bytes()
-    }
-
-    /// Bytes received and not yet durable.
-    pub(crate) fn inbox_bytes(&self) -> usize {
-        self.receiver.inbox_bytes()
+    pub(crate) fn load(&self) -> Load {
+        Load {
+            flying: self.sender.flying_bytes(),
+            reserved: self.sender.reserved_bytes(),
+            inbox: self.receiver.inbox_bytes(),
+        }
     }
 
     /// Whether there is something to send for which the session had no room.

@@ -103,8 +103,12 @@ impl Sender {
         }
     }
 
-    pub(super) fn held_bytes(&self) -> usize {
-        self.flying + self.reserved
+    pub(super) fn flying_bytes(&self) -> usize {
+        self.flying
+    }
+
+    pub(super) fn reserved_bytes(&self) -> usize {
+        self.reserved
     }
 
     pub(super) fn hungry(&self) -> bool {

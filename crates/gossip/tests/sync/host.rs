@@ -38,7 +38,6 @@ struct Inner {
     offered: BTreeSet<SpaceId>,
     spaces: BTreeMap<SpaceId, Space>,
     failing: bool,
-    applied_duplicates: u64,
 }
 
 /// A store in memory. What it holds counts as on disk.
@@ -60,7 +59,6 @@ impl MemoryHost {
                 offered: spaces.iter().copied().collect(),
                 spaces: spaces.iter().map(|space| (*space, Space::default())).collect(),
                 failing: false,
-                applied_duplicates: 0,
             })),
             stages: Arc::default(),
         })
@@ -151,11 +149,6 @@ impl MemoryHost {
         self.lock().spaces[&space].confirmed
     }
 
-    /// How many commits arrived that were here already.
-    pub(crate) fn duplicates(&self) -> u64 {
-        self.lock().applied_duplicates
-    }
-
     /// How many stages are open.
     pub(crate) fn stages(&self) -> usize {
         *self.stages.lock().unwrap()
@@ -230,21 +223,18 @@ impl Space {
         CommitsAfter::Runs(runs)
     }
 
-    /// Applies one run; returns how many of its commits were here already.
-    fn apply_run(&mut self, id: SpaceId, own: ReplicaId, run: &Run) -> Result<u64, ApplyError> {
+    fn apply_run(&mut self, id: SpaceId, own: ReplicaId, run: &Run) -> Result<(), ApplyError> {
         let ours = self.version.sequence(own);
         if run.replica == own && run.last_sequence() > ours {
             return Err(ApplyError::OwnReplicaAhead { theirs: run.last_sequence(), ours });
         }
         let mut hash = run.previous;
-        let mut duplicates = 0;
         for (sequence, body) in (run.first_sequence..).zip(&run.bodies) {
             let dot = Dot { replica: run.replica, sequence };
             let previous = hash;
             hash = commit_hash(id, dot, previous, body);
             if self.version.covers(dot) {
                 self.check_fork(dot, hash)?;
-                duplicates += 1;
                 continue;
             }
             if sequence == self.version.sequence(run.replica) + 1
@@ -261,7 +251,7 @@ impl Space {
             })?;
             self.append(id, dot, &commit, body.clone());
         }
-        Ok(duplicates)
+        Ok(())
     }
 }
 
@@ -294,9 +284,7 @@ impl Host for MemoryHost {
         }
         let own = inner.replica;
         for run in runs {
-            let target = inner.spaces.get_mut(&space).unwrap();
-            let duplicates = target.apply_run(space, own, run)?;
-            inner.applied_duplicates += duplicates;
+            inner.spaces.get_mut(&space).unwrap().apply_run(space, own, run)?;
         }
         Ok(Arc::clone(&inner.spaces[&space].version))
     }

@@ -36,6 +36,8 @@ struct End {
     commits_sent: BTreeSet<(SpaceId, Dot)>,
     /// If set, nothing that this side sends arrives.
     blocked: bool,
+    /// If set, this side's storage does not answer.
+    stalled: bool,
 }
 
 /// What may happen next.
@@ -121,6 +123,7 @@ impl Network {
                 readers: BTreeMap::new(),
                 commits_sent: BTreeSet::new(),
                 blocked: false,
+                stalled: false,
             };
             self.ends.insert((here, there), end);
         }
@@ -152,15 +155,19 @@ impl Network {
         self.ends.get_mut(&(from, to)).unwrap().blocked = blocked;
     }
 
-    pub(crate) fn session(&self, here: usize, there: usize) -> &Session {
-        &self.ends[&(here, there)].session
+    /// Lets the storage of `here` leave the session with `there` without answers, or answer again.
+    pub(crate) fn stall(&mut self, here: usize, there: usize, stalled: bool) {
+        self.ends.get_mut(&(here, there)).unwrap().stalled = stalled;
     }
 
-    /// Puts bytes on the wire as if the session of `from` had sent them.
-    pub(crate) fn inject(&mut self, from: usize, to: usize, lane: Lane, bytes: &[u8]) {
-        let at_ms = self.now_ms;
-        let end = self.ends.get_mut(&(from, to)).unwrap();
-        end.outgoing.entry(lane).or_default().push_back((at_ms, bytes.iter().copied().collect()));
+    /// Whether the storage of `here` has yet to answer a request of this name.
+    pub(crate) fn is_asked(&self, here: usize, there: usize, name: &str) -> bool {
+        let requests = &self.ends[&(here, there)].requests;
+        requests.iter().any(|request| format!("{request:?}").contains(name))
+    }
+
+    pub(crate) fn session(&self, here: usize, there: usize) -> &Session {
+        &self.ends[&(here, there)].session
     }
 
     /// Runs until nothing happens any more, for at most a virtual hour.
@@ -217,7 +224,7 @@ impl Network {
         self.tell_local_changes();
         let mut steps = Vec::new();
         for (id, end) in &self.ends {
-            if !end.requests.is_empty() {
+            if !end.requests.is_empty() && !end.stalled {
                 steps.push(Step::Serve(*id));
             }
             let Some(peer) = self.ends.get(&(id.1, id.0)) else { continue };

@@ -132,8 +132,10 @@ fn data_that_nobody_acknowledges_closes_the_connection_by_name() {
     network.run_until_quiescent();
     network.block(1, 0, true);
     network.hosts[0].increment(CART, "milk", 1);
-    network.run_until_quiescent();
     let timeout_ms = network.config.progress_timeout_ms;
+    network.run_until(network.now_ms + timeout_ms - 1);
+    assert!(network.closes.is_empty());
+    network.run_until(network.now_ms + 1_000);
     let reason = CloseReason::NoProgress { space: CART, timeout_ms };
     assert_eq!(network.closes, vec![((0, 1), reason)]);
     // The next connection starts from what is durable.
@@ -178,5 +180,30 @@ fn duplicates_are_taken_as_acknowledged() {
         network.assert_converged(CART);
         network.assert_in_sync(CART);
         assert!(network.closes.is_empty());
+    }
+}
+
+#[test]
+fn a_join_that_takes_minutes_is_waited_for_and_a_write_that_does_is_not() {
+    for (write, waited_for) in [("CommitStage", true), ("Apply", false)] {
+        let mut network = Network::new(2, 2);
+        network.hosts[0].increment(CART, "milk", 1);
+        if write == "CommitStage" {
+            network.hosts[0].truncate(CART);
+        }
+        network.link(0, 1);
+        while !network.is_asked(1, 0, write) {
+            assert!(network.run_steps(1));
+        }
+        network.stall(1, 0, true);
+        network.run_until(network.now_ms + 300_000);
+        assert_eq!(network.closes.is_empty(), waited_for, "{:?}", network.closes);
+        if waited_for {
+            assert!(network.count("state working") >= 19, "a sign of work each 15 s");
+            network.stall(1, 0, false);
+            network.run_until_quiescent();
+            network.assert_converged(CART);
+            network.assert_in_sync(CART);
+        }
     }
 }
