@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -284,13 +284,14 @@ impl QuicNetwork {
         self.shared.turned.counters()
     }
 
-    /// Closes all connections and stops listening. When it returns, no call to the host is under way any more, and the
-    /// address is free once the runtime has let go of the socket.
+    /// Closes all connections and stops listening. When it returns, no call to the host is under way any more, and
+    /// the address is free.
     pub async fn close(&self) {
         self.shared.begin_close();
         while self.shared.tasks_ended.lock().await.recv().await.is_some() {}
         // Peers that do not answer will find out by themselves.
         let _ = tokio::time::timeout(CLOSE_GRACE, self.shared.endpoint.wait_idle()).await;
+        self.shared.release_address();
     }
 }
 
@@ -400,6 +401,17 @@ impl Shared {
         self.endpoint.close(close.code().into(), close.to_string().as_bytes());
         lock(&self.tasks).take();
         lock(&self.events).take();
+    }
+
+    /// Lets go of the UDP socket, which quinn itself does at a time of its own after the last handle is dropped. It
+    /// keeps the socket that was replaced last, so this one goes with the second replacement.
+    fn release_address(&self) {
+        for _ in 0..2 {
+            let nowhere = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
+            if let Err(error) = nowhere.and_then(|socket| self.endpoint.rebind(socket)) {
+                tracing::debug!(%error, "the address is released later");
+            }
+        }
     }
 
     fn subscribe(&self) -> broadcast::Receiver<NetworkEvent> {

@@ -93,13 +93,20 @@ impl Device {
     }
 }
 
-/// Short waits, so that stories are short.
+/// Dials again soon, so that stories are short.
 fn config() -> NetworkConfig {
     NetworkConfig {
         redial: RedialConfig { base_ms: 20, cap_ms: 200, settled_ms: 500 },
+        ..NetworkConfig::default()
+    }
+}
+
+/// Gives up soon, for stories in which somebody has to.
+fn impatient() -> NetworkConfig {
+    NetworkConfig {
         session: SessionConfig { hello_timeout_ms: 1_000, ..SessionConfig::default() },
         handshake_timeout_ms: 1_500,
-        ..NetworkConfig::default()
+        ..config()
     }
 }
 

@@ -31,7 +31,8 @@ struct Scene {
 
 impl Scene {
     async fn new(spaces: &[SpaceId]) -> Self {
-        let (victim, friend) = (Device::new(1, spaces), Device::new(2, spaces));
+        let victim = Device::with(1, MemoryHost::new(1, spaces), 0, impatient());
+        let friend = Device::new(2, spaces);
         let attacker = DeviceKey::from_seed([66; 32]);
         victim.expects(&friend);
         victim.network.set_peer(attacker.id(), vec![]).unwrap();
@@ -207,7 +208,7 @@ async fn noise_of_any_length_ends_the_connection_and_nothing_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn silence_is_borne_for_the_hello_timeout() {
     let mut scene = Scene::new(&[CART]).await;
-    let timeout_ms = config().session.hello_timeout_ms;
+    let timeout_ms = impatient().session.hello_timeout_ms;
     let silent = LinkError::Session(CloseReason::HelloTimeout { timeout_ms });
 
     let nothing = scene.attack().await;
@@ -386,7 +387,8 @@ async fn streams_are_held_to_what_the_protocol_needs() {
     let connection = scene.attack().await;
     let mut lane = connection.open_uni().await.unwrap();
     lane.finish().unwrap();
-    let _control = greet(&connection).await;
+    let (mut send, _receive) = connection.open_bi().await.unwrap();
+    send.write_all(&greeting()).await.unwrap();
     assert_eq!(scene.outcome().await, broken(FrameError::Truncated), "an empty lane");
     scene.still_serves().await;
 }
@@ -430,7 +432,7 @@ async fn handshakes_that_never_end_leave_room_for_others() {
     eventually("the flood arrives", || handshakes.in_progress() > 0).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     let let_in = handshakes.in_progress();
-    assert!(let_in <= config().handshakes_max.div_ceil(4), "{let_in} of 500");
+    assert!(let_in <= impatient().handshakes_max.div_ceil(4), "{let_in} of 500");
     let newcomer = Device::new(3, &[CART]);
     scene.victim.expects(&newcomer);
     newcomer.dials(&scene.victim);

@@ -151,7 +151,8 @@ async fn another_device_at_the_address_is_not_taken_for_the_peer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn devices_that_all_dial_each_other_settle_on_one_connection_per_pair() {
-    let devices: Vec<Device> = (1..=6).map(|number| Device::new(number, &[CART])).collect();
+    let device = |number| Device::with(number, MemoryHost::new(number, &[CART]), 0, impatient());
+    let devices: Vec<Device> = (1..=6).map(device).collect();
     let pairs: Vec<(&Device, &Device)> = devices
         .iter()
         .flat_map(|a| devices.iter().map(move |b| (a, b)))
@@ -164,10 +165,10 @@ async fn devices_that_all_dial_each_other_settle_on_one_connection_per_pair() {
         connected(a, b).await;
     }
     // Whatever was under way when they met has landed after a dial's longest time.
-    tokio::time::sleep(config().handshake_timeout()).await;
+    tokio::time::sleep(impatient().handshake_timeout()).await;
     let connects = || pairs.iter().map(|(a, b)| a.status(b).counters.connects).collect::<Vec<_>>();
     let before = connects();
-    tokio::time::sleep(config().handshake_timeout()).await;
+    tokio::time::sleep(impatient().handshake_timeout()).await;
     assert_eq!(before, connects(), "nothing flaps");
     for (a, b) in &pairs {
         let (at_a, at_b) = (a.status(b).connection.unwrap(), b.status(a).connection.unwrap());
@@ -206,8 +207,23 @@ async fn crash(device: Device) {
     for peer in shared.peers().values() {
         peer.remove();
     }
-    drop(device);
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let address = device.address();
+    drop((device, shared));
+    eventually("the port is free", || std::net::UdpSocket::bind(address).is_ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn close_leaves_the_address_free() {
+    let b = Device::new(2, &[CART]);
+    let mut a = Device::new(1, &[CART]);
+    b.expects(&a);
+    for _ in 0..10 {
+        a.dials(&b);
+        connected(&a, &b).await;
+        a.network.close().await;
+        let (host, port) = (Arc::clone(&a.host), a.address().port());
+        a = Device::with(1, host, port, config());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
