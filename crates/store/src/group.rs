@@ -7,25 +7,36 @@
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
+use rejoin_crdt::Dot;
+
 use crate::log::Lsn;
 use crate::sync::lock;
 
 /// Why a batch failed, and with it the store.
 pub(crate) type Cause = Arc<str>;
 
-/// A receipt for what was appended and not waited for; see [`Store::wait`](crate::Store::wait).
+/// A receipt for a commit that was appended and not waited for; see [`Store::wait`](crate::Store::wait).
 #[derive(Debug, Clone)]
 #[must_use = "what was appended is durable only once it was waited for"]
 pub struct Ticket {
     pub(crate) batch: Arc<Batch>,
-    pub(crate) lsn: Lsn,
+    pub(crate) committed: Committed,
 }
 
 impl Ticket {
-    /// Behind what was appended.
-    pub fn lsn(&self) -> Lsn {
-        self.lsn
+    /// The commit.
+    pub fn committed(&self) -> Committed {
+        self.committed
     }
+}
+
+/// A commit that this replica made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Committed {
+    /// Its name.
+    pub dot: Dot,
+    /// Behind its record in the log.
+    pub lsn: Lsn,
 }
 
 /// What one write will bring to the disk, as those see it who wait for it.

@@ -11,7 +11,7 @@ use rejoin_crdt::{
 
 use crate::entry::{Entry, ReplicaIndex, SpaceIndex};
 use crate::error::{StoreError, WriteError};
-use crate::group::{Batch, Cause, Ticket};
+use crate::group::{Batch, Cause};
 use crate::log::{Framing, Location, Lsn};
 use crate::observer::Change;
 use crate::view::{BufferedRow, SpaceInfo, SpaceRows, SpaceState, StoredKey, View, tree_key};
@@ -127,9 +127,9 @@ impl Head {
         self.pending.bytes.len()
     }
 
-    /// The receipt for everything appended so far.
-    pub(crate) fn ticket(&self) -> Ticket {
-        Ticket { batch: self.pending.batch.clone(), lsn: self.view.lsn }
+    /// The batch that is being filled: once it is durable, so is everything appended so far.
+    pub(crate) fn batch(&self) -> Arc<Batch> {
+        self.pending.batch.clone()
     }
 
     /// Closes the batch being filled; `spare` becomes the memory of the next one.

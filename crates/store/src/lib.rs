@@ -57,12 +57,12 @@ pub use backend::{
 };
 pub use entry::{SPACE_NAME_BYTES_MAX, SpaceIndex};
 pub use error::{ApplyError, StageError, StoreError, TornTail, WriteError};
-pub use group::Ticket;
+pub use group::{Committed, Ticket};
 pub use log::Lsn;
 pub use observer::{Change, Observer};
 pub use options::{Durability, FreshIds, StoreOptions};
 pub use snapshot::{Rows, Snapshot};
 pub use store::{
-    Applied, CommitRun, CommitsAfter, Committed, LogPage, OpenReport, StateStage, Store, Truncated,
+    Applied, CommitRun, CommitsAfter, LogPage, OpenReport, StateStage, Store, Truncated,
 };
 pub use view::SpaceInfo;

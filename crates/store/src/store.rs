@@ -12,7 +12,7 @@ use rejoin_crdt::{
 use crate::backend::{Backend, BackendLock};
 use crate::entry::{SPACE_NAME_BYTES_MAX, SpaceIndex};
 use crate::error::{ApplyError, StoreError, WriteError};
-use crate::group::{Batch, Cause, Ticket};
+use crate::group::{Batch, Cause, Committed, Ticket};
 use crate::head::{Head, ReadyCommit};
 use crate::log::{Log, LogWriter, Lsn};
 use crate::observer::Observer;
@@ -84,15 +84,6 @@ struct Flusher {
 /// Memory of a batch is kept for the next one up to this size, in bytes.
 const SPARE_BYTES_MAX: usize = 1 << 20;
 
-/// A commit that this replica made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Committed {
-    /// Its name.
-    pub dot: Dot,
-    /// Behind its record in the log.
-    pub lsn: Lsn,
-}
-
 /// Commits of one replica that follow each other, as they go over the wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommitRun {
@@ -140,13 +131,13 @@ impl Store {
         if name.len() > SPACE_NAME_BYTES_MAX {
             return Err(StoreError::NameTooLong { length: name.len() });
         }
-        let (index, ticket) = {
+        let (index, batch) = {
             let mut head = lock(&self.head);
             head.check_poison()?;
             let index = head.find_space(id).unwrap_or_else(|| head.define_space(id, name));
-            (index, head.ticket())
+            (index, head.batch())
         };
-        self.wait(&ticket)?;
+        self.wait_for(&batch)?;
         Ok(index)
     }
 
@@ -163,12 +154,13 @@ impl Store {
         wall_time_ms: u64,
         build: impl FnOnce(&mut Transaction<'_, StoreError>) -> Result<T, E>,
     ) -> Result<(T, Option<Committed>), WriteError<E>> {
-        let (value, appended) = self.append(space, wall_time_ms, build)?;
-        let Some((committed, ticket)) = appended else { return Ok((value, None)) };
-        if self.options.durability == Durability::Immediate {
-            self.wait(&ticket)?;
+        let (value, ticket) = self.append(space, wall_time_ms, build)?;
+        if let Some(ticket) = &ticket
+            && self.options.durability == Durability::Immediate
+        {
+            self.wait(ticket)?;
         }
-        Ok((value, Some(committed)))
+        Ok((value, ticket.map(|ticket| ticket.committed)))
     }
 
     /// As [`write`](Store::write), but does not wait: the ticket says what to [`wait`](Store::wait) for.
@@ -182,7 +174,7 @@ impl Store {
         space: SpaceIndex,
         wall_time_ms: u64,
         build: impl FnOnce(&mut Transaction<'_, StoreError>) -> Result<T, E>,
-    ) -> Result<(T, Option<(Committed, Ticket)>), WriteError<E>> {
+    ) -> Result<(T, Option<Ticket>), WriteError<E>> {
         let mut head = self.head_with_room()?;
         let (value, body) = head.build(space, wall_time_ms, build)?;
         let Some(body) = body else { return Ok((value, None)) };
@@ -194,7 +186,7 @@ impl Store {
         let first_change = head.changes_len();
         let lsn = head.commit(&ReadyCommit { space, dot, previous, hash, body: &body, bytes })?;
         self.publish_at_once(&head, first_change);
-        Ok((value, Some((Committed { dot, lsn }, head.ticket()))))
+        Ok((value, Some(Ticket { batch: head.batch(), committed: Committed { dot, lsn } })))
     }
 
     /// Waits until what the ticket stands for is durable; writes it, if nobody else does.
@@ -202,8 +194,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Poisoned`] if it could not be written.
     pub fn wait(&self, ticket: &Ticket) -> Result<(), StoreError> {
-        let outcome = ticket.batch.wait(|| self.lead(&ticket.batch));
-        outcome.map_err(|cause| StoreError::Poisoned { cause })
+        self.wait_for(&ticket.batch)
     }
 
     /// Applies commits from a peer: one batch, and one sync unless it is very large.
@@ -217,10 +208,10 @@ impl Store {
         let mut last = None;
         let result =
             runs.iter().try_for_each(|run| self.apply_run(space, run, &mut applied, &mut last));
-        if let Some(ticket) = last
+        if let Some(batch) = last
             && self.options.durability == Durability::Immediate
         {
-            self.wait(&ticket)?;
+            self.wait_for(&batch)?;
         }
         result.map(|()| applied)
     }
@@ -290,9 +281,9 @@ impl Store {
             let head = lock(&self.head);
             head.check_poison()?;
             if head.pending_bytes() >= self.options.pending_bytes_max {
-                let ticket = head.ticket();
+                let batch = head.batch();
                 drop(head);
-                self.wait(&ticket)?;
+                self.wait_for(&batch)?;
             } else if head.view.active.bytes >= self.options.buffer_bytes_max {
                 drop(head);
                 self.checkpoint_if(|head| head.view.active.bytes >= self.options.buffer_bytes_max)?;
@@ -307,7 +298,7 @@ impl Store {
         space: SpaceIndex,
         run: &CommitRun,
         applied: &mut Applied,
-        last: &mut Option<Ticket>,
+        last: &mut Option<Arc<Batch>>,
     ) -> Result<(), ApplyError> {
         let mut previous = run.previous;
         for (bytes, offset) in run.bodies.iter().zip(0u64..) {
@@ -325,7 +316,7 @@ impl Store {
                 let bytes = bytes.clone();
                 head.commit(&ReadyCommit { space, dot, previous, hash, body: &body, bytes })?;
                 self.publish_at_once(&head, first_change);
-                *last = Some(head.ticket());
+                *last = Some(head.batch());
                 applied.applied += 1;
             } else {
                 applied.duplicates += 1;
@@ -343,6 +334,11 @@ impl Store {
                 self.observer.published(head.changes_from(first_change));
             }
         }
+    }
+
+    fn wait_for(&self, batch: &Batch) -> Result<(), StoreError> {
+        let outcome = batch.wait(|| self.lead(batch));
+        outcome.map_err(|cause| StoreError::Poisoned { cause })
     }
 
     /// Writes a batch, unless it was written while the log's writer was busy.

@@ -74,6 +74,13 @@ pub(crate) struct View {
     pub(crate) lsn: Lsn,
 }
 
+/// Where keys of the whole store begin and end; never the wrong way round.
+#[derive(Debug)]
+pub(crate) struct KeyRange {
+    start: Bound<Vec<u8>>,
+    end: Bound<Vec<u8>>,
+}
+
 /// The rows of one space in a view.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SpaceRows<'a> {
@@ -144,11 +151,9 @@ impl Buffer {
 
     fn range<'a>(
         &'a self,
-        start: &'a Bound<Vec<u8>>,
-        end: &'a Bound<Vec<u8>>,
+        range: &'a KeyRange,
     ) -> impl Iterator<Item = (&'a StoredKey, &'a BufferedRow)> {
-        let bounds = (start.as_ref().map(Vec::as_slice), end.as_ref().map(Vec::as_slice));
-        self.rows.range::<_, [u8]>(bounds)
+        self.rows.range::<_, [u8]>(range.bounds())
     }
 }
 
@@ -200,18 +205,17 @@ impl ReadRows for SpaceRows<'_> {
         after: Option<&RowKey>,
         limit: usize,
     ) -> Result<RowPage, StoreError> {
-        let Some((start, end)) = key_range(self.space, prefix, after) else {
+        let Some(range) = KeyRange::new(self.space, prefix, after) else {
             return Ok(RowPage::new());
         };
         let empty = Buffer::default();
         let frozen = self.view.frozen.as_ref().unwrap_or(&empty);
         let mut buffered = Overlay {
-            over: self.view.active.range(&start, &end).peekable(),
-            under: frozen.range(&start, &end).peekable(),
+            over: self.view.active.range(&range).peekable(),
+            under: frozen.range(&range).peekable(),
         }
         .peekable();
-        let bounds = (start.as_ref().map(Vec::as_slice), end.as_ref().map(Vec::as_slice));
-        let mut stored = self.view.tree.rows(bounds.0, bounds.1)?.peekable();
+        let mut stored = self.view.tree.rows(&range)?.peekable();
         let mut page = RowPage::new();
         while page.len() < limit {
             let take_stored = match (buffered.peek(), stored.peek()) {
@@ -284,22 +288,24 @@ pub(crate) fn row_key_of(stored: &[u8]) -> Option<RowKey> {
     RowKey::from_bytes(stored.get(4..)?).ok()
 }
 
-/// The keys at and under `prefix` and behind `after`; `None` if there can be none.
-pub(crate) fn key_range(
-    space: SpaceIndex,
-    prefix: &Path,
-    after: Option<&RowKey>,
-) -> Option<(Bound<Vec<u8>>, Bound<Vec<u8>>)> {
-    let first = [&space_prefix(space), prefix.as_bytes()].concat();
-    let end = successor(&first);
-    let after = after.map(|after| tree_key(space, after)).filter(|after| *after >= first);
-    if let (Some(after), Some(end)) = (&after, &end)
-        && after >= end
-    {
-        return None;
+impl KeyRange {
+    /// The keys at and under `prefix` and behind `after`; `None` if there can be none.
+    pub(crate) fn new(space: SpaceIndex, prefix: &Path, after: Option<&RowKey>) -> Option<Self> {
+        let first = [&space_prefix(space), prefix.as_bytes()].concat();
+        let end = successor(&first);
+        let after = after.map(|after| tree_key(space, after)).filter(|after| *after >= first);
+        if let (Some(after), Some(end)) = (&after, &end)
+            && after >= end
+        {
+            return None;
+        }
+        let start = after.map_or(Bound::Included(first), Bound::Excluded);
+        Some(Self { start, end: end.map_or(Bound::Unbounded, Bound::Excluded) })
     }
-    let start = after.map_or(Bound::Included(first), Bound::Excluded);
-    Some((start, end.map_or(Bound::Unbounded, Bound::Excluded)))
+
+    pub(crate) fn bounds(&self) -> (Bound<&[u8]>, Bound<&[u8]>) {
+        (self.start.as_ref().map(Vec::as_slice), self.end.as_ref().map(Vec::as_slice))
+    }
 }
 
 /// The first byte string behind all those that begin with `prefix`; `None` if there is none.
@@ -332,20 +338,13 @@ mod tests {
         let prefix = Path::of(["b"]).unwrap();
         let keys = [&["a"][..], &["b"], &["b", "x"], &["b", "y"], &["ba"], &["c"]].map(key);
         let within = |after: Option<&RowKey>| -> Vec<bool> {
-            let range = key_range(space, &prefix, after);
-            let holds = |key| match &range {
-                None => false,
-                Some((start, end)) => {
-                    let stored = tree_key(space, key);
-                    (match start {
-                        Bound::Included(start) => stored >= *start,
-                        Bound::Excluded(start) => stored > *start,
-                        Bound::Unbounded => true,
-                    }) && (match end {
-                        Bound::Excluded(end) => stored < *end,
-                        _ => false,
-                    })
-                }
+            use std::ops::RangeBounds;
+            let range = KeyRange::new(space, &prefix, after);
+            let holds = |key| {
+                let stored = tree_key(space, key);
+                let within =
+                    |range: &KeyRange| RangeBounds::<[u8]>::contains(&range.bounds(), &stored[..]);
+                range.as_ref().is_some_and(within)
             };
             keys.iter().map(holds).collect()
         };

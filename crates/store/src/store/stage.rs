@@ -296,18 +296,20 @@ impl Iterator for StageReader<'_> {
     }
 }
 
+/// The rows that the active buffer is to hold of a space, and the version that they stand at.
+type JoinedActive = (Vec<(StoredKey, BufferedRow)>, VersionVector);
+
 /// Joins what was written since the checkpoint with the state that is now in the tree.
 ///
 /// The tree's state is the join of the peer's with one that the head has moved on from, so joining it with
 /// the head's gives the join of the peer's with the head's. Rows that the active buffer does not hold are
 /// the same at the head as at the checkpoint, so for them the tree is right already.
-#[allow(clippy::type_complexity)]
 fn join_active(
     head: &View,
     space: SpaceIndex,
     tree: &Arc<Tree>,
     tree_version: &VersionVector,
-) -> Result<(Vec<(StoredKey, BufferedRow)>, VersionVector), StoreError> {
+) -> Result<JoinedActive, StoreError> {
     let under_tree =
         View { active: Buffer::default(), frozen: None, tree: tree.clone(), ..head.clone() };
     let tree_rows = SpaceRows { view: &under_tree, space };

@@ -61,7 +61,7 @@ fn a_transaction_sees_its_own_writes_and_those_not_yet_durable() {
     let (backend, store, space) = new_store(1);
     let syncs = backend.syncs();
     let tickets: Vec<Ticket> = (0..10)
-        .map(|_| store.append(space, 0, |tx| tx.increment(path("a"), 1)).unwrap().1.unwrap().1)
+        .map(|_| store.append(space, 0, |tx| tx.increment(path("a"), 1)).unwrap().1.unwrap())
         .collect();
     assert_eq!(count(&store, space, "a"), 0, "readers see only what is durable");
     tickets.iter().for_each(|ticket| store.wait(ticket).unwrap());

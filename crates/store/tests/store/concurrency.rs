@@ -10,7 +10,6 @@ use rejoin_store::*;
 use crate::support::*;
 
 #[test]
-#[allow(clippy::disallowed_methods)]
 fn concurrent_writers_lose_nothing_and_share_syncs() {
     const WRITERS: u64 = 16;
     const COMMITS: u64 = 100;
@@ -130,7 +129,6 @@ impl StorageFile for SlowSync {
 }
 
 #[test]
-#[allow(clippy::disallowed_methods)]
 fn many_writers_on_a_slow_disk_need_few_syncs() {
     const WRITERS: u64 = 100;
     const COMMITS: u64 = 5;

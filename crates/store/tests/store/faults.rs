@@ -107,7 +107,7 @@ fn a_failed_sync_is_never_retried_and_fails_all_who_wait() {
     put(&store, space, "x", 1);
     let appended = |value| {
         let write = |tx: &mut Tx<'_>| tx.increment(path("c"), value);
-        store.append(space, 0, write).unwrap().1.unwrap().1
+        store.append(space, 0, write).unwrap().1.unwrap()
     };
     let (first, second) = (appended(1), appended(2));
     // The batch is one write and one sync: let the sync fail.

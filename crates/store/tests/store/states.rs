@@ -116,7 +116,6 @@ fn hostile_states_are_refused() {
 }
 
 #[test]
-#[allow(clippy::disallowed_methods)]
 fn joins_are_right_while_writers_and_peers_go_on() {
     let (backend, a, space) = new_store(1);
     let (_, b, _) = new_store(2);

@@ -1,0 +1,182 @@
+//! What lies in the tree's file; this module is its one home.
+//!
+//! The file `tree.redb` holds these tables. Numbers in keys are big-endian, so that their order is that of
+//! the bytes; elsewhere they are varints. Every value ends with a CRC-32 of the table's tag, the key and the
+//! rest of the value, because redb verifies its pages only when it repairs a file.
+//!
+//! | table | tag | key | value |
+//! |---|---|---|---|
+//! | `meta` | 1 | empty | format, replica id (16 bytes), salt (16 bytes), mark |
+//! | `replicas` | 2 | number (4) | id (16 bytes) |
+//! | `spaces` | 3 | number (4) | id (32 bytes), name (length, bytes), confirmed, then per replica: number, sequence, head hash (32 bytes), floor |
+//! | `rows` | 4 | space (4), row key | a row, see [`row_codec`](crate::row_codec) |
+//! | `log` | 5 | space (4), replica (4), sequence (8) | LSN, body length of the commit's record |
+//! | `joined` | 6 | space (4) | empty |
+//!
+//! The *mark* is the LSN up to which everything else here reflects the log. *confirmed* is the last own commit
+//! that a peer is known to hold, *floor* the first sequence number from which on the log has every commit.
+//! An entry in `joined` says that a state was joined behind the mark, of which the log may not tell.
+
+use std::sync::Arc;
+
+use redb::{ReadOnlyTable, TableDefinition, WriteTransaction};
+use rejoin_crdt::{CommitHash, Head, ReplicaId, SpaceId, VersionVector};
+
+use super::TREE_FILE;
+use super::adapter::{damaged, tree_error};
+use crate::entry::ReplicaIndex;
+use crate::error::StoreError;
+use crate::log::{Location, Lsn};
+use crate::packing::{Unpacker, put_varint};
+use crate::replicas::Replicas;
+use crate::view::{IndexKey, SpaceInfo, SpaceState, space_prefix};
+
+pub(super) const FORMAT: u64 = 1;
+const CHECKSUM_BYTES: usize = 4;
+
+pub(super) type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
+pub(super) type ReadTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
+pub(super) type WriteTable<'txn> = redb::Table<'txn, &'static [u8], &'static [u8]>;
+
+/// A table, and the tag that goes into its checksums.
+#[derive(Clone, Copy)]
+pub(super) struct Table {
+    tag: u8,
+    pub(super) definition: Definition,
+}
+
+pub(super) const META: Table = Table { tag: 1, definition: TableDefinition::new("meta") };
+pub(super) const REPLICAS: Table = Table { tag: 2, definition: TableDefinition::new("replicas") };
+pub(super) const SPACES: Table = Table { tag: 3, definition: TableDefinition::new("spaces") };
+pub(super) const ROWS: Table = Table { tag: 4, definition: TableDefinition::new("rows") };
+pub(super) const LOG: Table = Table { tag: 5, definition: TableDefinition::new("log") };
+pub(super) const JOINED: Table = Table { tag: 6, definition: TableDefinition::new("joined") };
+
+/// What the tree says of the store as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Meta {
+    pub(crate) replica: ReplicaId,
+    pub(crate) salt: [u8; 16],
+    pub(crate) mark: Lsn,
+}
+
+pub(super) fn open<'txn>(
+    transaction: &'txn WriteTransaction,
+    table: Table,
+) -> Result<WriteTable<'txn>, StoreError> {
+    transaction.open_table(table.definition).map_err(tree_error)
+}
+
+pub(super) fn put(
+    opened: &mut WriteTable<'_>,
+    table: Table,
+    key: &[u8],
+    bytes: &[u8],
+) -> Result<(), StoreError> {
+    let mut value = Vec::with_capacity(bytes.len() + CHECKSUM_BYTES);
+    value.extend_from_slice(bytes);
+    value.extend_from_slice(&checksum(table, key, bytes));
+    opened.insert(key, &value[..]).map_err(tree_error)?;
+    Ok(())
+}
+
+pub(super) fn remove(opened: &mut WriteTable<'_>, key: &[u8]) -> Result<(), StoreError> {
+    opened.remove(key).map_err(tree_error)?;
+    Ok(())
+}
+
+/// The value without its checksum, which must be right.
+pub(super) fn check<'a>(table: Table, key: &[u8], value: &'a [u8]) -> Result<&'a [u8], StoreError> {
+    match value.split_last_chunk::<CHECKSUM_BYTES>() {
+        Some((bytes, found)) if *found == checksum(table, key, bytes) => Ok(bytes),
+        _ => Err(damaged("an entry does not verify")),
+    }
+}
+
+fn checksum(table: Table, key: &[u8], bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&[table.tag]);
+    hasher.update(&(key.len() as u64).to_le_bytes());
+    hasher.update(key);
+    hasher.update(bytes);
+    hasher.finalize().to_le_bytes()
+}
+
+pub(super) fn encode_meta(meta: &Meta) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_varint(&mut out, FORMAT);
+    out.extend_from_slice(meta.replica.as_bytes());
+    out.extend_from_slice(&meta.salt);
+    put_varint(&mut out, meta.mark.get());
+    out
+}
+
+pub(super) fn encode_space(state: &SpaceState, replicas: &Replicas) -> Vec<u8> {
+    let mut out = state.info.id.as_bytes().to_vec();
+    put_varint(&mut out, state.info.name.len() as u64);
+    out.extend_from_slice(state.info.name.as_bytes());
+    put_varint(&mut out, state.confirmed);
+    for (replica, head) in state.version.iter() {
+        let index =
+            replicas.index(replica).expect("a replica is numbered before it enters a version");
+        put_varint(&mut out, index.0.into());
+        put_varint(&mut out, head.sequence);
+        out.extend_from_slice(head.hash.as_bytes());
+        put_varint(&mut out, state.floor(replica));
+    }
+    out
+}
+
+pub(super) fn decode_space(bytes: &[u8], replicas: &Replicas) -> Option<SpaceState> {
+    let mut unpacker = Unpacker::new(bytes);
+    let id = SpaceId::from_bytes(unpacker.array()?);
+    let name = String::from_utf8(unpacker.sized()?.to_vec()).ok()?;
+    let mut state = SpaceState::new(SpaceInfo { id, name });
+    state.confirmed = unpacker.varint()?;
+    let mut version = VersionVector::default();
+    while !unpacker.is_empty() {
+        let replica = replicas.id(ReplicaIndex(unpacker.varint_u32()?))?;
+        let sequence = unpacker.varint()?;
+        version.set(replica, Head { sequence, hash: CommitHash::from_bytes(unpacker.array()?) });
+        state.raise_floor(replica, unpacker.varint()?);
+    }
+    state.version = Arc::new(version);
+    Some(state)
+}
+
+pub(super) fn index_bytes((space, replica, sequence): IndexKey) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..4].copy_from_slice(&space_prefix(space));
+    bytes[4..8].copy_from_slice(&replica.0.to_be_bytes());
+    bytes[8..].copy_from_slice(&sequence.to_be_bytes());
+    bytes
+}
+
+pub(super) fn encode_location(location: Location) -> Vec<u8> {
+    let mut out = Vec::with_capacity(16);
+    put_varint(&mut out, location.lsn.get());
+    put_varint(&mut out, location.body_bytes.into());
+    out
+}
+
+pub(super) fn decode_location(bytes: &[u8]) -> Option<Location> {
+    let mut unpacker = Unpacker::new(bytes);
+    let lsn = Lsn::new(unpacker.varint()?);
+    Some(Location { lsn, body_bytes: unpacker.varint_u32()? })
+}
+
+/// What the value of `meta` says.
+pub(super) fn decode_meta(bytes: &[u8]) -> Result<Meta, StoreError> {
+    let mut unpacker = Unpacker::new(bytes);
+    if let Some(found) = unpacker.varint().filter(|format| *format != FORMAT) {
+        let found = u32::try_from(found).unwrap_or(u32::MAX);
+        let file = TREE_FILE.to_owned();
+        return Err(StoreError::UnknownFormat { file, found, known: FORMAT as u32 });
+    }
+    let mut read = || {
+        let replica = ReplicaId::from_bytes(unpacker.array()?);
+        let salt = unpacker.array()?;
+        Some(Meta { replica, salt, mark: Lsn::new(unpacker.varint()?) })
+    };
+    read().ok_or_else(|| damaged("the store's description is malformed"))
+}
