@@ -236,6 +236,23 @@ proptest! {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_split_row_is_whole_and_its_parts_fit(row in row(Kind::Register), bytes_max in 0..200usize) {
+        let parts = row.split(bytes_max);
+        let whole: Row = parts.iter().flat_map(Row::iter).map(|(dot, p)| (dot, p.clone())).collect();
+        prop_assert_eq!(&whole, &row);
+        prop_assert_eq!(parts.iter().map(Row::len).sum::<usize>(), row.len(), "parts are disjoint");
+        for part in &parts {
+            let bytes = part.to_bytes();
+            prop_assert!(part.len() <= 1 || bytes.len() <= bytes_max, "{} bytes", bytes.len());
+            prop_assert_eq!(Row::from_bytes(Kind::Register, &bytes), Ok(part.clone()));
+        }
+    }
+}
+
+proptest! {
     // Some twenty thousand mutants for each case.
     #![proptest_config(ProptestConfig {
         cases: ProptestConfig::default().cases / 2,
