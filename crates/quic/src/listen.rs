@@ -13,6 +13,7 @@ use crate::tls;
 
 /// What the accepting side turned away before it knew who it was. Counts only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ListenerCounters {
     /// Connections turned away because as many handshakes were in progress as may be.
     pub busy: u64,

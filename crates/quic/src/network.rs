@@ -231,7 +231,8 @@ impl QuicNetwork {
     }
 
     /// Takes the link to `device` down, or up again. While it is down, there is no connection: the live one closes,
-    /// those of the peer are refused, and it is not dialled. Up, it is dialled at once.
+    /// those of the peer are refused, and it is not dialled. Up, it is dialled at once; where its address is not known,
+    /// it comes by itself, within the longest wait of its own redial policy.
     ///
     /// # Errors
     ///

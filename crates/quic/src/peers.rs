@@ -37,6 +37,7 @@ pub(crate) struct Traffic {
 
 /// What has happened with one peer since it was added. Counts only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PeerCounters {
     /// Bytes of stream preambles and frames (header and payload) handed to QUIC. Packet headers, encryption and
     /// retransmissions are not in it.
@@ -402,4 +403,78 @@ fn jitter_seed(us: DeviceId, peer: DeviceId) -> u64 {
     let mut seed = [0; 8];
     hasher.finalize_xof().fill(&mut seed);
     u64::from_le_bytes(seed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const US: DeviceId = DeviceId::from_bytes([1; 32]);
+    const PEER: DeviceId = DeviceId::from_bytes([2; 32]);
+
+    fn address(port: u16) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, 1], port))
+    }
+
+    fn peer(ports: &[u16]) -> Peer {
+        let addresses = ports.iter().map(|port| address(*port)).collect();
+        Peer::new(US, PEER, addresses, RedialConfig::default())
+    }
+
+    /// Goes to the time of the next dial; where it goes to, and when.
+    fn next(peer: &Peer, now_ms: u64) -> (SocketAddr, u64) {
+        match peer.next_dial(now_ms) {
+            DialStep::Dial(address) => (address, now_ms),
+            DialStep::WaitUntil(at_ms) => {
+                assert!(at_ms > now_ms);
+                next(peer, at_ms)
+            }
+            step => panic!("{step:?}"),
+        }
+    }
+
+    #[test]
+    fn a_peer_that_does_not_answer_is_dialled_at_each_address_in_turn_and_ever_more_rarely() {
+        let peer = peer(&[1, 2, 3]);
+        let (mut now_ms, mut waits) = (0, vec![]);
+        for dial in 0..60 {
+            let (to, at_ms) = next(&peer, now_ms);
+            assert_eq!(to, address([1, 2, 3][dial % 3]));
+            waits.push(at_ms - now_ms);
+            now_ms = at_ms;
+            peer.dial_failed(LinkError::TimedOut, now_ms);
+        }
+        assert_eq!(waits[0], 0, "the first dial is made at once");
+        assert!(waits[1..6].iter().sum::<u64>() < 5_000);
+        assert!(waits[20..].iter().all(|wait| (15_000..45_000).contains(wait)));
+        assert_eq!(peer.status().counters.dials_failed, 60);
+        assert_eq!(peer.status().last_error, Some(LinkError::TimedOut));
+    }
+
+    #[test]
+    fn a_link_put_up_and_a_new_address_are_dialled_at_once() {
+        let peer = peer(&[1]);
+        for _ in 0..20 {
+            peer.dial_failed(LinkError::TimedOut, 0);
+        }
+        assert!(matches!(peer.next_dial(1), DialStep::WaitUntil(at_ms) if at_ms > 10_000));
+        peer.set_link(false, 1);
+        assert_eq!(peer.next_dial(u64::MAX), DialStep::Wait);
+        peer.set_link(true, 2);
+        assert_eq!(peer.next_dial(2), DialStep::Dial(address(1)));
+
+        peer.dial_failed(LinkError::TimedOut, 2);
+        peer.set_addresses(vec![address(1)], 3);
+        assert!(matches!(peer.next_dial(3), DialStep::WaitUntil(_)), "nothing has changed");
+        peer.set_addresses(vec![address(9)], 3);
+        assert_eq!(peer.next_dial(3), DialStep::Dial(address(9)));
+    }
+
+    #[test]
+    fn a_peer_without_addresses_is_waited_for_and_a_removed_one_is_not() {
+        let peer = peer(&[]);
+        assert_eq!(peer.next_dial(0), DialStep::Wait);
+        peer.remove();
+        assert_eq!(peer.next_dial(0), DialStep::Stop);
+    }
 }
