@@ -33,7 +33,8 @@ pub fn introduce(a: &Replica, b: &Replica) -> Result<(), Failure> {
 pub async fn converge(spaces: &[&Space]) -> Result<(), Failure> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let versions: Result<Vec<_>, _> = spaces.iter().map(|space| space.durable_version()).collect();
+        let versions: Result<Vec<_>, _> =
+            spaces.iter().map(|space| space.durable_version()).collect();
         let versions = versions?;
         if versions.windows(2).all(|pair| pair[0] == pair[1]) {
             break;
@@ -80,7 +81,9 @@ pub fn read_pairs(space: &Space, writer: &str) -> Result<Vec<u64>, Failure> {
     }
     let count = snapshot.counter(path!["count", writer])?;
     if count != numbers.len() as i64 {
-        return Err(format!("{writer} counts {count} pairs, and {} are there", numbers.len()).into());
+        return Err(
+            format!("{writer} counts {count} pairs, and {} are there", numbers.len()).into()
+        );
     }
     Ok(numbers)
 }

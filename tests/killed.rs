@@ -65,7 +65,8 @@ fn a_second_process_on_the_folder_is_refused_and_harmless() -> Result<(), Failur
 fn check(space: &Space, acknowledged: &Acknowledged, life: u64) -> Result<(), Failure> {
     for (writer, numbers) in acknowledged {
         let there = read_pairs(space, writer)?;
-        let lost: Vec<_> = numbers.iter().filter(|number| there.binary_search(number).is_err()).collect();
+        let lost: Vec<_> =
+            numbers.iter().filter(|number| there.binary_search(number).is_err()).collect();
         if !lost.is_empty() {
             return Err(format!("life {life}: {writer} lost acknowledged pairs {lost:?}").into());
         }
@@ -95,7 +96,11 @@ struct Writer {
 }
 
 /// Lets the writer write for so long, kills it, and returns what it had acknowledged.
-fn kill_after(mut writer: Writer, wait: Duration, peer: Option<&Replica>) -> Result<Acknowledged, Failure> {
+fn kill_after(
+    mut writer: Writer,
+    wait: Duration,
+    peer: Option<&Replica>,
+) -> Result<Acknowledged, Failure> {
     if let Some(peer) = peer {
         peer.add_peer(writer.device.parse()?, Vec::new())?;
     }

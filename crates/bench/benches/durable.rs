@@ -34,7 +34,9 @@ const FLOOR_BYTES: usize = 300;
 const VALUE: &str = "thirty-two bytes of description.";
 
 fn main() -> Result<(), Failure> {
-    println!("Durable commits of {ROWS_PER_COMMIT} rows: per second, and per second of processor time\n");
+    println!(
+        "Durable commits of {ROWS_PER_COMMIT} rows: per second, and per second of processor time\n"
+    );
     println!(
         "{:>8} {:>22} {:>22} {:>22} {:>22} {:>12} {:>12}",
         "writers", "rejoin", "floor", "SQLite", "SQLite, batched", "/ floor", "/ best SQLite"
@@ -299,10 +301,8 @@ impl Target {
     fn open_with(folder: &std::path::Path, options: StoreOptions) -> Result<Self, Failure> {
         let backend = Arc::new(FileBackend::new(folder)?);
         let mut random = ChaCha8Rng::seed_from_u64(folder.as_os_str().len() as u64);
-        let fresh = FreshIds {
-            replica: ReplicaId::from_bytes(random.random()),
-            salt: random.random(),
-        };
+        let fresh =
+            FreshIds { replica: ReplicaId::from_bytes(random.random()), salt: random.random() };
         let (store, _) = Store::open(backend, options, fresh, Box::new(()))?;
         let space = store.create_space(SpaceId::from_bytes([1; 32]), "bench")?;
         Ok(Self { store, space })

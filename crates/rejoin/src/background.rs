@@ -64,7 +64,8 @@ fn run(store: &Store, signal: &Signal, durability: Durability) {
             }
             Durability::Immediate => Ok(()),
         };
-        let done = done.and_then(|()| if store.checkpoint_due() { store.checkpoint() } else { Ok(()) });
+        let done =
+            done.and_then(|()| if store.checkpoint_due() { store.checkpoint() } else { Ok(()) });
         if let Err(error) = done {
             // The store is poisoned, or refuses; whoever writes next is told.
             tracing::error!(%error, "background work of the store");

@@ -6,9 +6,7 @@ use rejoin_crdt::{Path, ReadRows, ReplicaId, Row, RowKey, SpaceId, VersionVector
 use rejoin_gossip::{
     ApplyError, CommitsAfter, DeviceId, Host, HostError, Run, StateRow, StateSource, StateStage,
 };
-use rejoin_store::{
-    CommitRun, Durability, Snapshot, SpaceIndex, StageError, Store, StoreError,
-};
+use rejoin_store::{CommitRun, Durability, Snapshot, SpaceIndex, StageError, Store, StoreError};
 
 /// How many rows of a state are read at a time.
 const STATE_PAGE_ROWS: usize = 256;
@@ -189,11 +187,7 @@ impl StateStage for Stage {
     }
 }
 
-fn apply_error(
-    store: &Store,
-    space: SpaceIndex,
-    error: rejoin_store::ApplyError,
-) -> ApplyError {
+fn apply_error(store: &Store, space: SpaceIndex, error: rejoin_store::ApplyError) -> ApplyError {
     match error {
         rejoin_store::ApplyError::Gap { .. }
         | rejoin_store::ApplyError::MissingDependency { .. } => ApplyError::Gap,

@@ -94,7 +94,8 @@ pub use snapshot::Snapshot;
 pub use space::Space;
 pub use transaction::{CounterMut, FlagMut, RegisterMut, SetMut, Transaction};
 pub use watch::{
-    Change, ChangeSequence, RereadReason, WATCH_BACKLOG_BYTES_MAX, WATCH_BACKLOG_MAX, Watch, WatchEvent,
+    Change, ChangeSequence, RereadReason, WATCH_BACKLOG_BYTES_MAX, WATCH_BACKLOG_MAX, Watch,
+    WatchEvent,
 };
 
 pub use rejoin_crdt::{

@@ -1,6 +1,8 @@
 //! Typed reads, shared by snapshots and by transactions that read their own writes.
 
-use rejoin_crdt::{Dot, IntoPath, Kind, Path, ReadRows, Row, RowKey, Segment, SegmentRef, Value, kind};
+use rejoin_crdt::{
+    Dot, IntoPath, Kind, Path, ReadRows, Row, RowKey, Segment, SegmentRef, Value, kind,
+};
 use rejoin_store::StoreError;
 
 use crate::Error;

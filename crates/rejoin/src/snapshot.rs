@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use rejoin_crdt::{IntoPath, Path, SegmentRef, StateDigest, Value, VersionVector, state_digest};
 
+use crate::Error;
 use crate::read::{Conflict, Entry, Tree};
 use crate::watch::ChangeSequence;
-use crate::Error;
 
 /// A consistent view of a space: a causally closed set of whole transactions. Made by
 /// [`Space::read`](crate::Space::read); it does not move and blocks nobody.

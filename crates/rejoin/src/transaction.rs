@@ -3,8 +3,8 @@
 use rejoin_crdt::{Dot, IntoPath, Kind, Path, RowKey, SegmentRef, Value};
 use rejoin_store::StoreError;
 
-use crate::read::{Conflict, Tree};
 use crate::Error;
+use crate::read::{Conflict, Tree};
 
 /// A transaction being built; given to the closure of [`Space::write`](crate::Space::write).
 ///

@@ -128,7 +128,12 @@ pub(crate) struct FeedEvent {
 #[derive(Debug)]
 enum FeedChange {
     /// What the commit changed is read from its body when the first watch asks.
-    Commit { dot: Dot, local: bool, body: Bytes, changes: OnceLock<Vec<Change>> },
+    Commit {
+        dot: Dot,
+        local: bool,
+        body: Bytes,
+        changes: OnceLock<Vec<Change>>,
+    },
     StateJoined,
 }
 
@@ -251,8 +256,7 @@ pub(crate) struct LogEvents {
 
 /// Reads a space's past changes from the log: at most so many of those that end behind a position, or `None`
 /// if the log does not reach back.
-pub(crate) type ReadLog =
-    Box<dyn Fn(u64, usize) -> Result<Option<LogEvents>, Error> + Send + Sync>;
+pub(crate) type ReadLog = Box<dyn Fn(u64, usize) -> Result<Option<LogEvents>, Error> + Send + Sync>;
 
 /// The changes of a space at and under a path; made by [`Space::watch`](crate::Space::watch).
 ///

@@ -39,7 +39,8 @@ pub fn read(file: &Path) -> Result<Vec<Invoice>, OrdersError> {
     let mut reader = csv::Reader::from_path(file).map_err(unreadable)?;
     let headers = reader.byte_headers().map_err(unreadable)?.clone();
     let column = |name: &'static str| {
-        let names = headers.iter().map(|header| header.strip_prefix(b"\xef\xbb\xbf").unwrap_or(header));
+        let names =
+            headers.iter().map(|header| header.strip_prefix(b"\xef\xbb\xbf").unwrap_or(header));
         let mut names = names.map(<[u8]>::trim_ascii);
         names.position(|header| header == name.as_bytes()).ok_or(OrdersError::MissingColumn(name))
     };

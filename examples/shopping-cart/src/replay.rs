@@ -58,9 +58,8 @@ pub async fn run(options: &Options) -> Result<bool, Failure> {
     }
     device::introduce(&devices)?;
 
-    let bar = ProgressBar::new(invoices.len() as u64).with_style(ProgressStyle::with_template(
-        "{bar:40} {pos}/{len} invoices, {msg}",
-    )?);
+    let bar = ProgressBar::new(invoices.len() as u64)
+        .with_style(ProgressStyle::with_template("{bar:40} {pos}/{len} invoices, {msg}")?);
     let written = write_orders(options, &devices, &invoices, &bar).await?;
     for_each_link(&devices, |a, b| device::set_link(a, b, true))?;
     bar.set_message("all links up: settling");
@@ -222,7 +221,12 @@ fn report(options: &Options, outcome: &Outcome, expected: &Quantities) -> Result
         false if outcome.carts == *expected => "NOT CONVERGED: the devices differ",
         false => "NOT CONVERGED: the carts are not the sums of the file",
     };
-    writeln!(out, "{} carts, {items} items: {verdict} ({:.1} s)", outcome.carts.len(), outcome.seconds)?;
+    writeln!(
+        out,
+        "{} carts, {items} items: {verdict} ({:.1} s)",
+        outcome.carts.len(),
+        outcome.seconds
+    )?;
     if options.json {
         writeln!(out, "{}", serde_json::to_string(outcome)?)?;
     }

@@ -8,6 +8,8 @@ use rejoin::{Dot, Path, Snapshot, Value, path};
 use crate::cart::Failure;
 use crate::device::{self, Device};
 
+/// How long a reader is given for each line of the story.
+const PACE: Duration = Duration::from_millis(250);
 /// How long the devices may take to settle.
 const PATIENCE: Duration = Duration::from_secs(20);
 const CUSTOMER: &str = "the household";
@@ -72,7 +74,7 @@ async fn gather(folder: &FilePath, narrator: &mut Narrator) -> Result<Vec<Device
         let device = Device::start(folder, name).await?;
         let address = device.replica.local_address().map(|it| it.to_string()).unwrap_or_default();
         let id = device.replica.device_id().to_string();
-        narrator.event(name, &format!("listens at {address} as device {}..", &id[..8]));
+        narrator.event(name, &format!("listens at {address} as device {}..", &id[..8])).await;
         devices.push(device);
     }
     device::introduce(&devices)?;
@@ -85,7 +87,7 @@ async fn shop_together(
     tablet: &Device,
     narrator: &mut Narrator,
 ) -> Result<(), Failure> {
-    narrator.event("phone", "adds 2 milk, 1 bread and 6 eggs, in one transaction");
+    narrator.event("phone", "adds 2 milk, 1 bread and 6 eggs, in one transaction").await;
     phone.space.write(|tx| {
         for (sku, name, quantity) in [("1", "Milk", 2), ("2", "Bread", 1), ("3", "Eggs", 6)] {
             tx.counter(item(sku)?.child("quantity")).add(quantity)?;
@@ -93,12 +95,12 @@ async fn shop_together(
         }
         Ok(())
     })?;
-    narrator.event("laptop", "adds the coupons AUTUMN and WELCOME");
+    narrator.event("laptop", "adds the coupons AUTUMN and WELCOME").await;
     laptop.space.write(|tx| {
         tx.set(cart("coupons")?).insert("AUTUMN")?;
         tx.set(cart("coupons")?).insert("WELCOME")
     })?;
-    narrator.event("tablet", "asks for gift wrapping");
+    narrator.event("tablet", "asks for gift wrapping").await;
     tablet.space.write(|tx| tx.flag(cart("gift")?).enable())?;
     Ok(())
 }
@@ -110,31 +112,30 @@ async fn shop_apart(
     tablet: &Device,
     narrator: &mut Narrator,
 ) -> Result<[Dot; 2], Failure> {
-    narrator.event("phone", "adds 1 milk                         } one quantity,");
+    narrator.event("phone", "adds 1 milk                         } one quantity,").await;
     phone.space.write(|tx| tx.counter(item("1")?.child("quantity")).add(1))?;
-    narrator.event("laptop", "adds 3 milk                         } changed twice at once");
+    narrator.event("laptop", "adds 3 milk                         } changed twice at once").await;
     laptop.space.write(|tx| tx.counter(item("1")?.child("quantity")).add(3))?;
 
-    narrator.event("phone", "adds 2 bread and renames the milk     } one item, added to");
+    narrator.event("phone", "adds 2 bread and renames the milk     } one item, added to").await;
     let phone_rename = phone.space.write(|tx| {
         tx.counter(item("2")?.child("quantity")).add(2)?;
         tx.register(item("2")?.child("name")).put("Bread")?;
         tx.register(item("1")?.child("name")).put("Oat milk")?;
         Ok(tx.dot())
     })?;
-    narrator.event("tablet", "takes the bread out, all of it      } and removed at once");
+    narrator.event("tablet", "takes the bread out, all of it      } and removed at once").await;
     tablet.space.write(|tx| tx.remove_tree(item("2")?))?;
 
-    narrator.event("laptop", "renames the milk, takes AUTUMN out and wants no gift wrapping");
-    // A later wall time than the phone's, so that the outcome can be foretold.
-    tokio::time::sleep(Duration::from_millis(5)).await;
+    narrator.event("laptop", "renames the milk, takes AUTUMN out and wants no gift wrapping").await;
+    // The pace of the story gives this rename a later wall time than the phone's.
     let laptop_rename = laptop.space.write(|tx| {
         tx.register(item("1")?.child("name")).put("Barista milk")?;
         tx.set(cart("coupons")?).remove("AUTUMN")?;
         tx.flag(cart("gift")?).disable()?;
         Ok(tx.dot())
     })?;
-    narrator.event("phone", "adds AUTUMN again, wants gift wrapping, and empties the eggs");
+    narrator.event("phone", "adds AUTUMN again, wants gift wrapping, and empties the eggs").await;
     phone.space.write(|tx| {
         tx.set(cart("coupons")?).insert("AUTUMN")?;
         tx.flag(cart("gift")?).enable()?;
@@ -185,7 +186,8 @@ fn judge(devices: &[Device], renamed: &[Dot; 2], narrator: &mut Narrator) -> Res
         false => "WRONG: the carts differ, or are not what they must be",
     });
     if right {
-        narrator.note("milk 2 + 1 + 3 = 6; both of its new names are kept, and the later one is shown");
+        narrator
+            .note("milk 2 + 1 + 3 = 6; both of its new names are kept, and the later one is shown");
         narrator.note("the bread added in the tunnel outlived the removal that had not seen it");
         narrator.note("AUTUMN and the gift wrapping: asking for it wins over a concurrent refusal");
     }
@@ -246,7 +248,8 @@ impl Narrator {
         println!("\n{title}");
     }
 
-    fn event(&mut self, device: &str, what: &str) {
+    async fn event(&mut self, device: &str, what: &str) {
+        tokio::time::sleep(PACE).await;
         println!("{:>7.3} s  {device:<7} {what}", self.began.elapsed().as_secs_f64());
     }
 
