@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use quinn::VarInt;
+use rejoin_crdt::SpaceId;
 use rejoin_gossip::wire::Incoming;
 use rejoin_gossip::{Event, HostRequest, HostResponse, LocalFacts, Output, Session, serve};
 use tokio::task::JoinSet;
@@ -133,6 +134,9 @@ impl Driver<'_> {
         if matches!(event, Event::Established(_)) {
             self.peer.established(self.serial, self.now_ms());
         }
+        if let Some(space) = space_of(&event) {
+            self.note_space(space);
+        }
         self.shared.emit(NetworkEvent::Session { device: self.peer.device, event });
     }
 
@@ -155,6 +159,14 @@ impl Driver<'_> {
         }
         for (space, version) in news.versions {
             self.session.handle_local_change(space, &version, now_ms);
+            self.note_space(space);
+        }
+    }
+
+    /// Keeps how a space stands where it can be asked for.
+    fn note_space(&self, space: SpaceId) {
+        if let Some(status) = self.session.space_status(space) {
+            self.link.spaces().insert(space, status);
         }
     }
 
@@ -174,6 +186,17 @@ impl Driver<'_> {
 
     fn now_ms(&self) -> u64 {
         self.shared.clock.now_ms()
+    }
+}
+
+/// The space that an event is about, if how it stands may have changed.
+fn space_of(event: &Event) -> Option<SpaceId> {
+    match event {
+        Event::SpaceShared { space }
+        | Event::PeerVersion { space, .. }
+        | Event::InSync { space }
+        | Event::SpaceStopped { space, .. } => Some(*space),
+        _ => None,
     }
 }
 

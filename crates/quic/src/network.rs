@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use quinn::{Connection, Endpoint};
 use rejoin_crdt::{SpaceId, VersionVector};
-use rejoin_gossip::{DeviceId, Event, Host};
+use rejoin_gossip::{DeviceId, Event, Host, SpaceStatus};
 use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, broadcast, mpsc, watch};
@@ -278,6 +278,12 @@ impl QuicNetwork {
     /// How it stands with one peer.
     pub fn peer_status(&self, device: DeviceId) -> Option<PeerStatus> {
         self.shared.peer(&device).map(|peer| peer.status())
+    }
+
+    /// How `space` stands with a peer, as far as its session has heard; `None` without a connection, or if the two do
+    /// not share the space.
+    pub fn space_status(&self, device: DeviceId, space: SpaceId) -> Option<SpaceStatus> {
+        self.shared.peer(&device)?.link()?.spaces().get(&space).copied()
     }
 
     /// What was turned away before it was known who it was.

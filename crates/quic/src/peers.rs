@@ -2,13 +2,15 @@
 //!
 //! Plain state behind one lock per peer; the tasks around it are in `network` and `dial`.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use quinn::Connection;
-use rejoin_gossip::{DeviceId, Redial, RedialConfig};
+use rejoin_crdt::SpaceId;
+use rejoin_gossip::{DeviceId, Redial, RedialConfig, SpaceStatus};
 use tokio::sync::Notify;
 
 use crate::close::{LinkError, NetworkClose};
@@ -130,13 +132,26 @@ pub(crate) struct Link {
     pub(crate) connection: Connection,
     pub(crate) dialled_by: DialledBy,
     pub(crate) inbox: Inbox,
+    /// How each shared space stands, as the session last said.
+    spaces: Mutex<BTreeMap<SpaceId, SpaceStatus>>,
     /// Why this end closed it, which QUIC does not remember.
     closed: OnceLock<NetworkClose>,
 }
 
 impl Link {
     pub(crate) fn new(connection: Connection, dialled_by: DialledBy) -> Arc<Self> {
-        Arc::new(Self { connection, dialled_by, inbox: Inbox::default(), closed: OnceLock::new() })
+        Arc::new(Self {
+            connection,
+            dialled_by,
+            inbox: Inbox::default(),
+            spaces: Mutex::default(),
+            closed: OnceLock::new(),
+        })
+    }
+
+    pub(crate) fn spaces(&self) -> MutexGuard<'_, BTreeMap<SpaceId, SpaceStatus>> {
+        // The map is whole after every step, so a panic elsewhere under the lock cannot have broken it.
+        self.spaces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Closes the connection. Only the first reason counts.

@@ -82,6 +82,30 @@ async fn a_space_that_both_add_later_is_synced_over_the_same_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn how_a_space_stands_with_a_peer_can_be_asked_at_any_time() {
+    let (a, b) = (Device::new(1, &[CART]), Device::new(2, &[CART]));
+    assert_eq!(a.network.space_status(b.id(), CART), None);
+    b.expects(&a);
+    a.dials(&b);
+    let in_sync = |at: &Device, with: &Device| {
+        let status = at.network.space_status(with.id(), CART);
+        status.is_some_and(|status| status.in_sync && status.ahead == 0 && status.behind == 0)
+    };
+    eventually("both are in sync", || in_sync(&a, &b) && in_sync(&b, &a)).await;
+
+    *b.host.apply_takes.lock().unwrap() = Duration::from_secs(1);
+    a.write(CART, "one");
+    a.write(CART, "two");
+    eventually("a is ahead", || {
+        a.network.space_status(b.id(), CART).is_some_and(|status| status.ahead == 2)
+    })
+    .await;
+    eventually("a is in sync again", || in_sync(&a, &b)).await;
+    a.network.set_link(b.id(), false).unwrap();
+    eventually("nothing is known", || a.network.space_status(b.id(), CART).is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_link_taken_down_at_one_end_stays_down_and_comes_back_at_once() {
     let (mut a, mut b) = (Device::new(1, &[CART]), Device::new(2, &[CART]));
     a.dials(&b);
