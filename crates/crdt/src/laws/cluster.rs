@@ -164,13 +164,21 @@ impl Cluster {
         self.replica_mut(number).truncate(keep);
     }
 
-    /// L1 and the oracle, for one replica as it is now: its state is byte for byte what the commits
-    /// visible to it give in another order, and reads as the oracle says.
+    /// L1 and the oracle, for one replica as it is now: its version vector covers exactly the commits
+    /// that reached it, its state is byte for byte what these give in another order, and it reads as
+    /// the oracle says.
     ///
     /// # Errors
     /// The first law that does not hold.
     pub fn check(&self, number: usize) -> Result<(), Violation> {
-        let state = self.replica(number).state();
+        let (state, visible) = (self.replica(number).state(), self.replica(number).visible());
+        // Without gaps, as many as there are and all of them are exactly them.
+        let exact = state.version.commits() == visible.len() as u64
+            && visible.iter().all(|dot| state.version.covers(*dot));
+        if !exact {
+            let (commits, state) = (visible.len(), Box::new(state.clone()));
+            return Err(Violation::Version { commits, state });
+        }
         let expected = self.commits.state_at(&state.version)?;
         same(&expected, state, || format!("replica {number}"))?;
         self.check_reads(state)

@@ -1,6 +1,6 @@
 //! A replica in memory, with a log that may forget.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
 use crate::laws::{Commit, Intent, State, Violation};
@@ -23,6 +23,8 @@ pub enum Pulled {
 pub struct Replica {
     id: ReplicaId,
     state: State,
+    /// What its version vector must cover, counted commit by commit.
+    visible: BTreeSet<Dot>,
     log: BTreeMap<Dot, Commit>,
     /// The replicas of the version vector in the order in which they first came in: the order in
     /// which peers are offered what they miss.
@@ -38,6 +40,7 @@ impl Replica {
         Self {
             id,
             state: State::default(),
+            visible: BTreeSet::new(),
             log: BTreeMap::new(),
             arrival: Vec::new(),
             declared: VersionVector::default(),
@@ -53,6 +56,11 @@ impl Replica {
     /// Its state.
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// The commits that reached it, one by one or with a state.
+    pub fn visible(&self) -> &BTreeSet<Dot> {
+        &self.visible
     }
 
     /// The highest sequence number of its own commits that a peer may know.
@@ -125,6 +133,7 @@ impl Replica {
     pub fn join(&mut self, peer: &mut Replica) -> Result<(), Violation> {
         peer.sent = peer.state.version.sequence(peer.id);
         self.state = self.state.join(&peer.state)?;
+        self.visible.extend(&peer.visible);
         for replica in &peer.arrival {
             self.arrived(*replica);
         }
@@ -153,6 +162,7 @@ impl Replica {
 
     fn take(&mut self, commit: &Commit) -> Result<(), Violation> {
         self.state.apply(commit)?;
+        self.visible.insert(commit.dot);
         self.arrived(commit.dot.replica);
         self.log.insert(commit.dot, commit.clone());
         Ok(())

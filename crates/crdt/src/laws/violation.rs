@@ -48,6 +48,16 @@ pub enum Violation {
     /// A commit declares other causal dependencies than what its writer had seen.
     #[error("the dependencies of {0} do not lead to what its writer had seen")]
     Dependencies(Dot),
+    /// A version vector does not cover exactly the commits that have reached its replica.
+    #[error(
+        "the version vector does not stand for the {commits} commits that came in:\n  {state:?}"
+    )]
+    Version {
+        /// How many came in.
+        commits: usize,
+        /// The state that they led to.
+        state: Box<State>,
+    },
     /// Two states have equal digests or equal bytes, but not both.
     #[error("the digest of a state does not stand for its bytes:\n  {0:?}")]
     Digest(Box<State>),
