@@ -20,16 +20,17 @@ use crate::row_codec::{decode_row, encode_row};
 use crate::view::{Buffer, IndexKey, KeyRange, SpaceState};
 
 mod adapter;
+mod blocks;
 mod layout;
 mod open;
 mod rows;
 
-use adapter::{TreeFile, damaged, tree_error};
+use adapter::{damaged, tree_error};
 use layout::{
-    JOINED, LOG, META, Meta, REPLICAS, ROWS, ReadTable, SPACES, check, decode_location,
-    encode_location, encode_meta, encode_space, index_bytes, open, put, remove,
+    JOINED, LOG, META, Meta, REPLICAS, ROWS, ReadTable, SPACES, decode_location, encode_location,
+    encode_meta, encode_space, index_bytes, open, put, remove,
 };
-pub(crate) use rows::{TreeRows, TreeScan, stored_row};
+pub(crate) use rows::{TreeRows, TreeScan};
 
 /// The name of the tree's file.
 pub(crate) const TREE_FILE: &str = "tree.redb";
@@ -103,7 +104,7 @@ impl TreeStore {
         let file = open::open_file(backend, has_log)?;
         let database = Database::builder()
             .set_cache_size(cache_bytes)
-            .create_with_backend(TreeFile(file))
+            .create_with_backend(file)
             .map_err(tree_error)?;
         let stored = open::read_meta(&database)?;
         let created = stored.is_none();
@@ -151,31 +152,26 @@ impl TreeStore {
             let mut rows = open(&transaction, ROWS)?;
             for (key, row) in &fold.buffer.rows {
                 match row {
-                    Some(row) => put(&mut rows, ROWS, key, &encode_row(row, fold.replicas))?,
+                    Some(row) => put(&mut rows, key, &encode_row(row, fold.replicas))?,
                     None => remove(&mut rows, key)?,
                 }
             }
             let mut log = open(&transaction, LOG)?;
             for (key, location) in &fold.buffer.index {
-                put(&mut log, LOG, &index_bytes(*key), &encode_location(*location))?;
+                put(&mut log, &index_bytes(*key), &encode_location(*location))?;
             }
             let mut replicas = open(&transaction, REPLICAS)?;
             for (index, id) in fold.replicas.from(self.replicas_stored) {
-                put(&mut replicas, REPLICAS, &index.0.to_be_bytes(), id.as_bytes())?;
+                put(&mut replicas, &index.0.to_be_bytes(), id.as_bytes())?;
             }
             let mut spaces = open(&transaction, SPACES)?;
             for index in &fold.changed {
                 let state = fold.spaces.get(index).ok_or(StoreError::NoSuchSpace)?;
-                put(
-                    &mut spaces,
-                    SPACES,
-                    &index.0.to_be_bytes(),
-                    &encode_space(state, fold.replicas),
-                )?;
+                put(&mut spaces, &index.0.to_be_bytes(), &encode_space(state, fold.replicas))?;
             }
             open(&transaction, JOINED)?.retain(|_, _| false).map_err(tree_error)?;
             let meta = Meta { mark: fold.mark, ..self.meta };
-            put(&mut open(&transaction, META)?, META, &[], &encode_meta(&meta))?;
+            put(&mut open(&transaction, META)?, &[], &encode_meta(&meta))?;
         }
         transaction.commit().map_err(tree_error)?;
         self.meta.mark = fold.mark;
@@ -198,8 +194,8 @@ impl TreeStore {
             let mut rows = TreeRows { rows: open(&transaction, ROWS)?, space, replicas };
             let state = change(&mut rows)?;
             let key = space.0.to_be_bytes();
-            put(&mut open(&transaction, SPACES)?, SPACES, &key, &encode_space(&state, replicas))?;
-            put(&mut open(&transaction, JOINED)?, JOINED, &key, &[])?;
+            put(&mut open(&transaction, SPACES)?, &key, &encode_space(&state, replicas))?;
+            put(&mut open(&transaction, JOINED)?, &key, &[])?;
             state
         };
         transaction.commit().map_err(tree_error)?;
@@ -230,7 +226,7 @@ impl TreeStore {
             for ((space, replica), floor) in floors {
                 let state = spaces.get_mut(&space).ok_or(StoreError::NoSuchSpace)?;
                 state.raise_floor(replica, floor);
-                put(&mut table, SPACES, &space.0.to_be_bytes(), &encode_space(state, replicas))?;
+                put(&mut table, &space.0.to_be_bytes(), &encode_space(state, replicas))?;
             }
         }
         transaction.commit().map_err(tree_error)?;
@@ -273,8 +269,7 @@ impl Tree {
     ) -> Result<Option<Row>, StoreError> {
         let tables = self.tables()?;
         let Some(value) = tables.rows.get(key).map_err(tree_error)? else { return Ok(None) };
-        let bytes = check(ROWS, key, value.value())?;
-        let row = decode_row(kind, bytes, replicas);
+        let row = decode_row(kind, value.value(), replicas);
         row.map(Some).ok_or_else(|| damaged("a row is malformed"))
     }
 
@@ -297,7 +292,7 @@ impl Tree {
         let mut locations = Vec::new();
         for entry in range.take(limit) {
             let (key, value) = entry.map_err(tree_error)?;
-            let location = decode_location(check(LOG, key.value(), value.value())?);
+            let location = decode_location(value.value());
             let sequence = key.value().last_chunk().map(|bytes| u64::from_be_bytes(*bytes));
             match (sequence, location) {
                 (Some(sequence), Some(location)) => locations.push((sequence, location)),
@@ -310,7 +305,7 @@ impl Tree {
 
 fn read_tree(database: &Database, generation: u64) -> Result<Tree, StoreError> {
     let transaction = database.begin_read().map_err(tree_error)?;
-    let rows = transaction.open_table(ROWS.definition).map_err(tree_error)?;
-    let log = transaction.open_table(LOG.definition).map_err(tree_error)?;
+    let rows = transaction.open_table(ROWS).map_err(tree_error)?;
+    let log = transaction.open_table(LOG).map_err(tree_error)?;
     Ok(Tree { generation, tables: ArcSwapOption::from_pointee(Tables { rows, log }) })
 }

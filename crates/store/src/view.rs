@@ -16,7 +16,7 @@ use crate::entry::{ReplicaIndex, SpaceIndex};
 use crate::error::StoreError;
 use crate::log::{Location, Lsn};
 use crate::replicas::Replicas;
-use crate::tree::{Tree, stored_row};
+use crate::tree::Tree;
 
 /// A row's key in the whole store: [`space_prefix`], then the encoding of the row key.
 pub(crate) type StoredKey = Arc<[u8]>;
@@ -222,8 +222,8 @@ impl ReadRows for SpaceRows<'_> {
                 (None, None) => break,
                 (Some(_), None) => false,
                 (_, Some(Err(_))) | (None, Some(Ok(_))) => true,
-                (Some((over, _)), Some(Ok((under, _)))) => {
-                    let order = over[..].cmp(under);
+                (Some((over, _)), Some(Ok(under))) => {
+                    let order = over[..].cmp(under.key());
                     if order.is_eq() {
                         stored.next();
                     }
@@ -231,9 +231,8 @@ impl ReadRows for SpaceRows<'_> {
                 }
             };
             if take_stored {
-                if let Some(entry) = stored.next() {
-                    let (key, bytes) = entry?;
-                    page.push(stored_row(&key, &bytes, &self.view.replicas)?);
+                if let Some(row) = stored.next() {
+                    page.push(row?.decode(&self.view.replicas)?);
                 }
             } else if let Some((key, Some(row))) = buffered.next() {
                 let key = row_key_of(key).expect("a buffer holds only keys made from row keys");

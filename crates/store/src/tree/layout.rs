@@ -1,17 +1,16 @@
 //! What lies in the tree's file; this module is its one home.
 //!
-//! The file `tree.redb` holds these tables. Numbers in keys are big-endian, so that their order is that of
-//! the bytes; elsewhere they are varints. Every value ends with a CRC-32 of the table's tag, the key and the
-//! rest of the value, because redb verifies its pages only when it repairs a file.
+//! The file `tree.redb` is one of redb, in [`blocks`](super::blocks), and holds these tables. Numbers in
+//! keys are big-endian, so that their order is that of the bytes; elsewhere they are varints.
 //!
-//! | table | tag | key | value |
-//! |---|---|---|---|
-//! | `meta` | 1 | empty | format, replica id (16 bytes), salt (16 bytes), mark |
-//! | `replicas` | 2 | number (4) | id (16 bytes) |
-//! | `spaces` | 3 | number (4) | id (32 bytes), name (length, bytes), confirmed, then per replica: number, sequence, head hash (32 bytes), floor |
-//! | `rows` | 4 | space (4), row key | a row, see [`row_codec`](crate::row_codec) |
-//! | `log` | 5 | space (4), replica (4), sequence (8) | LSN, body length of the commit's record |
-//! | `joined` | 6 | space (4) | empty |
+//! | table | key | value |
+//! |---|---|---|
+//! | `meta` | empty | format, replica id (16 bytes), salt (16 bytes), mark |
+//! | `replicas` | number (4) | id (16 bytes) |
+//! | `spaces` | number (4) | id (32 bytes), name (length, bytes), confirmed, then per replica: number, sequence, head hash (32 bytes), floor |
+//! | `rows` | space (4), row key | a row, see [`row_codec`](crate::row_codec) |
+//! | `log` | space (4), replica (4), sequence (8) | LSN, body length of the commit's record |
+//! | `joined` | space (4) | empty |
 //!
 //! The *mark* is the LSN up to which everything else here reflects the log. *confirmed* is the last own commit
 //! that a peer is known to hold, *floor* the first sequence number from which on the log has every commit.
@@ -32,25 +31,17 @@ use crate::replicas::Replicas;
 use crate::view::{IndexKey, SpaceInfo, SpaceState, space_prefix};
 
 pub(super) const FORMAT: u64 = 1;
-const CHECKSUM_BYTES: usize = 4;
 
-pub(super) type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
+pub(super) type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
 pub(super) type ReadTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
 pub(super) type WriteTable<'txn> = redb::Table<'txn, &'static [u8], &'static [u8]>;
 
-/// A table, and the tag that goes into its checksums.
-#[derive(Clone, Copy)]
-pub(super) struct Table {
-    tag: u8,
-    pub(super) definition: Definition,
-}
-
-pub(super) const META: Table = Table { tag: 1, definition: TableDefinition::new("meta") };
-pub(super) const REPLICAS: Table = Table { tag: 2, definition: TableDefinition::new("replicas") };
-pub(super) const SPACES: Table = Table { tag: 3, definition: TableDefinition::new("spaces") };
-pub(super) const ROWS: Table = Table { tag: 4, definition: TableDefinition::new("rows") };
-pub(super) const LOG: Table = Table { tag: 5, definition: TableDefinition::new("log") };
-pub(super) const JOINED: Table = Table { tag: 6, definition: TableDefinition::new("joined") };
+pub(super) const META: Table = TableDefinition::new("meta");
+pub(super) const REPLICAS: Table = TableDefinition::new("replicas");
+pub(super) const SPACES: Table = TableDefinition::new("spaces");
+pub(super) const ROWS: Table = TableDefinition::new("rows");
+pub(super) const LOG: Table = TableDefinition::new("log");
+pub(super) const JOINED: Table = TableDefinition::new("joined");
 
 /// What the tree says of the store as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,42 +55,17 @@ pub(super) fn open<'txn>(
     transaction: &'txn WriteTransaction,
     table: Table,
 ) -> Result<WriteTable<'txn>, StoreError> {
-    transaction.open_table(table.definition).map_err(tree_error)
+    transaction.open_table(table).map_err(tree_error)
 }
 
-pub(super) fn put(
-    opened: &mut WriteTable<'_>,
-    table: Table,
-    key: &[u8],
-    bytes: &[u8],
-) -> Result<(), StoreError> {
-    let mut value = Vec::with_capacity(bytes.len() + CHECKSUM_BYTES);
-    value.extend_from_slice(bytes);
-    value.extend_from_slice(&checksum(table, key, bytes));
-    opened.insert(key, &value[..]).map_err(tree_error)?;
+pub(super) fn put(table: &mut WriteTable<'_>, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+    table.insert(key, value).map_err(tree_error)?;
     Ok(())
 }
 
-pub(super) fn remove(opened: &mut WriteTable<'_>, key: &[u8]) -> Result<(), StoreError> {
-    opened.remove(key).map_err(tree_error)?;
+pub(super) fn remove(table: &mut WriteTable<'_>, key: &[u8]) -> Result<(), StoreError> {
+    table.remove(key).map_err(tree_error)?;
     Ok(())
-}
-
-/// The value without its checksum, which must be right.
-pub(super) fn check<'a>(table: Table, key: &[u8], value: &'a [u8]) -> Result<&'a [u8], StoreError> {
-    match value.split_last_chunk::<CHECKSUM_BYTES>() {
-        Some((bytes, found)) if *found == checksum(table, key, bytes) => Ok(bytes),
-        _ => Err(damaged("an entry does not verify")),
-    }
-}
-
-fn checksum(table: Table, key: &[u8], bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&[table.tag]);
-    hasher.update(&(key.len() as u64).to_le_bytes());
-    hasher.update(key);
-    hasher.update(bytes);
-    hasher.finalize().to_le_bytes()
 }
 
 pub(super) fn encode_meta(meta: &Meta) -> Vec<u8> {

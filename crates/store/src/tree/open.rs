@@ -1,18 +1,17 @@
 //! Finding or founding the tree.
 
-use std::sync::Arc;
-
 use imbl::OrdMap;
 use redb::{Database, ReadableDatabase, ReadableTable};
 use rejoin_crdt::ReplicaId;
 
 use super::adapter::{damaged, tree_error};
+use super::blocks::BlockFile;
 use super::layout::{
-    JOINED, LOG, META, Meta, REPLICAS, ROWS, SPACES, Table, check, decode_meta, decode_space,
-    encode_meta, open, put,
+    JOINED, LOG, META, Meta, REPLICAS, ROWS, SPACES, Table, decode_meta, decode_space, encode_meta,
+    open, put,
 };
 use super::{TREE_FILE, TreeContent};
-use crate::backend::{Backend, StorageFile};
+use crate::backend::Backend;
 use crate::entry::{ReplicaIndex, SpaceIndex};
 use crate::error::StoreError;
 use crate::replicas::Replicas;
@@ -23,17 +22,14 @@ const CREATION_BYTES_MAX: u64 = 8 << 20;
 const REDB_MAGIC: &[u8; 4] = b"redb";
 
 /// Opens or creates the tree's file; one whose creation was cut short, before there was any log, is emptied.
-pub(super) fn open_file(
-    backend: &dyn Backend,
-    has_log: bool,
-) -> Result<Arc<dyn StorageFile>, StoreError> {
+pub(super) fn open_file(backend: &dyn Backend, has_log: bool) -> Result<BlockFile, StoreError> {
     let open = || match backend.open(TREE_FILE) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && !has_log => {
             backend.create(TREE_FILE)
         }
         other => other,
     };
-    let file = open().map_err(StoreError::io("opening the tree"))?;
+    let file = BlockFile::new(open().map_err(StoreError::io("opening the tree"))?);
     let begun_only = || {
         let len = file.len()?;
         if has_log || len == 0 || len > CREATION_BYTES_MAX {
@@ -42,7 +38,7 @@ pub(super) fn open_file(
         let mut magic = [0; REDB_MAGIC.len()];
         let readable = len >= magic.len() as u64;
         if readable {
-            file.read_at(0, &mut magic)?;
+            file.read(0, &mut magic)?;
         }
         Ok(!readable || magic != *REDB_MAGIC)
     };
@@ -54,12 +50,12 @@ pub(super) fn open_file(
 
 pub(super) fn read_meta(database: &Database) -> Result<Option<Meta>, StoreError> {
     let transaction = database.begin_read().map_err(tree_error)?;
-    let table = match transaction.open_table(META.definition) {
+    let table = match transaction.open_table(META) {
         Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
         other => other.map_err(tree_error)?,
     };
     let Some(value) = table.get(&[][..]).map_err(tree_error)? else { return Ok(None) };
-    decode_meta(check(META, &[], value.value())?).map(Some)
+    decode_meta(value.value()).map(Some)
 }
 
 pub(super) fn create_tables(database: &Database, meta: &Meta) -> Result<(), StoreError> {
@@ -68,7 +64,7 @@ pub(super) fn create_tables(database: &Database, meta: &Meta) -> Result<(), Stor
     for table in [REPLICAS, SPACES, ROWS, LOG, JOINED] {
         open(&transaction, table)?;
     }
-    put(&mut open(&transaction, META)?, META, &[], &encode_meta(meta))?;
+    put(&mut open(&transaction, META)?, &[], &encode_meta(meta))?;
     transaction.commit().map_err(tree_error)
 }
 
@@ -95,17 +91,16 @@ pub(super) fn read_content(database: &Database) -> Result<TreeContent, StoreErro
     Ok(TreeContent { replicas, spaces, joined })
 }
 
-/// A key and a value whose checksum was right, without it.
+/// A key and a value.
 type Entry = (Vec<u8>, Vec<u8>);
 
 /// All of a table that is known to be small.
 fn read_all(transaction: &redb::ReadTransaction, table: Table) -> Result<Vec<Entry>, StoreError> {
-    let opened = transaction.open_table(table.definition).map_err(tree_error)?;
+    let opened = transaction.open_table(table).map_err(tree_error)?;
     let mut all = Vec::new();
     for entry in opened.iter().map_err(tree_error)? {
         let (key, value) = entry.map_err(tree_error)?;
-        let bytes = check(table, key.value(), value.value())?.to_vec();
-        all.push((key.value().to_vec(), bytes));
+        all.push((key.value().to_vec(), value.value().to_vec()));
     }
     Ok(all)
 }

@@ -2,44 +2,52 @@
 
 use std::sync::Arc;
 
-use redb::ReadableTable;
+use redb::{AccessGuard, ReadableTable};
 use rejoin_crdt::{Path, ReadRows, Row, RowKey, RowPage, WriteRows};
 
 use super::Tables;
 use super::adapter::{damaged, tree_error};
-use super::layout::{ROWS, WriteTable, check, put, remove};
+use super::layout::{WriteTable, put, remove};
 use crate::entry::SpaceIndex;
 use crate::error::StoreError;
 use crate::replicas::Replicas;
 use crate::row_codec::{decode_row, encode_row};
 use crate::view::{KeyRange, row_key_of, tree_key};
 
-/// Stored rows in the order of their keys: key, and bytes for [`stored_row`].
+/// Stored rows in the order of their keys.
 pub(crate) struct TreeScan {
     pub(super) range: redb::Range<'static, &'static [u8], &'static [u8]>,
     /// Keeps the transaction alive for as long as it is read.
     pub(super) _tables: Arc<Tables>,
 }
 
+/// A row as it is stored.
+pub(crate) struct StoredRow {
+    key: AccessGuard<'static, &'static [u8]>,
+    value: AccessGuard<'static, &'static [u8]>,
+}
+
 impl Iterator for TreeScan {
-    type Item = Result<(Vec<u8>, Vec<u8>), StoreError>;
+    type Item = Result<StoredRow, StoreError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let checked =
-            |(key, value): (redb::AccessGuard<'_, &[u8]>, redb::AccessGuard<'_, &[u8]>)| {
-                let bytes = check(ROWS, key.value(), value.value())?;
-                Ok((key.value().to_vec(), bytes.to_vec()))
-            };
-        self.range.next().map(|entry| entry.map_err(tree_error).and_then(checked))
+        let entry = self.range.next()?;
+        Some(entry.map(|(key, value)| StoredRow { key, value }).map_err(tree_error))
     }
 }
 
-/// The row key and row that a [`TreeScan`] gave.
-pub(crate) fn stored_row(
-    key: &[u8],
-    bytes: &[u8],
-    replicas: &Replicas,
-) -> Result<(RowKey, Row), StoreError> {
+impl StoredRow {
+    /// The key in the whole store.
+    pub(crate) fn key(&self) -> &[u8] {
+        self.key.value()
+    }
+
+    pub(crate) fn decode(&self, replicas: &Replicas) -> Result<(RowKey, Row), StoreError> {
+        stored_row(self.key.value(), self.value.value(), replicas)
+    }
+}
+
+fn stored_row(key: &[u8], bytes: &[u8], replicas: &Replicas) -> Result<(RowKey, Row), StoreError> {
     let key = row_key_of(key).ok_or_else(|| damaged("a row key is malformed"))?;
     let row = decode_row(key.kind, bytes, replicas).ok_or_else(|| damaged("a row is malformed"))?;
     Ok((key, row))
@@ -58,7 +66,7 @@ impl ReadRows for TreeRows<'_> {
     fn row(&self, key: &RowKey) -> Result<Option<Row>, StoreError> {
         let bytes = tree_key(self.space, key);
         let Some(value) = self.rows.get(&bytes[..]).map_err(tree_error)? else { return Ok(None) };
-        let (_, row) = stored_row(&bytes, check(ROWS, &bytes, value.value())?, self.replicas)?;
+        let (_, row) = stored_row(&bytes, value.value(), self.replicas)?;
         Ok(Some(row))
     }
 
@@ -76,7 +84,7 @@ impl ReadRows for TreeRows<'_> {
             .take(limit)
             .map(|entry| {
                 let (key, value) = entry.map_err(tree_error)?;
-                stored_row(key.value(), check(ROWS, key.value(), value.value())?, self.replicas)
+                stored_row(key.value(), value.value(), self.replicas)
             })
             .collect()
     }
@@ -88,6 +96,6 @@ impl WriteRows for TreeRows<'_> {
         if row.is_empty() {
             return remove(&mut self.rows, &key);
         }
-        put(&mut self.rows, ROWS, &key, &encode_row(&row, self.replicas))
+        put(&mut self.rows, &key, &encode_row(&row, self.replicas))
     }
 }

@@ -92,6 +92,51 @@ fn after_a_checkpoint_a_flipped_byte_never_changes_what_is_read() {
     }
 }
 
+/// Opens a store whose tree was tampered with and reads all of it.
+fn read_all(backend: &MemoryBackend, tree: Vec<u8>) -> Result<StateDigest, StoreError> {
+    let copy = backend.copy();
+    copy.set_content("tree.redb", tree);
+    let (store, _) = try_open(&copy, 1, StoreOptions::default())?;
+    let space = store.spaces()[0].0;
+    let snapshot = store.snapshot(space)?;
+    rejoin_crdt::state_digest(&snapshot, snapshot.version())
+}
+
+#[test]
+fn a_tampered_tree_is_refused_or_read_right_and_never_a_panic() {
+    let (backend, store, space) = new_store(1);
+    for number in 0..400 {
+        store
+            .append(space, number, |tx| tx.increment(path("n").child(number * 7).unwrap(), 1))
+            .unwrap();
+    }
+    store.checkpoint().unwrap();
+    let expected = digest(&store, space);
+    store.close().unwrap();
+    let content = backend.content("tree.redb").unwrap();
+    let header = 4_096..4_096 + 320;
+    let written: Vec<_> = (0..content.len()).filter(|at| content[*at] != 0).collect();
+    let mut refused = 0;
+    for (number, at) in header.chain(written.into_iter().step_by(61)).enumerate() {
+        let mut flipped = content.clone();
+        flipped[at] ^= 1 << (number % 8);
+        match read_all(&backend, flipped) {
+            Ok(digest) => assert_eq!(digest, expected, "flip at {at}"),
+            Err(StoreError::Damaged { file, .. }) => {
+                assert_eq!(file, "tree.redb");
+                refused += 1;
+            }
+            Err(StoreError::Io { .. } | StoreError::UnknownFormat { .. }) => refused += 1,
+            Err(other) => panic!("flip at {at}: {other}"),
+        }
+    }
+    assert!(refused > 300, "{refused} refusals");
+    for cut in (0..content.len()).step_by(40_961) {
+        let digest = read_all(&backend, content[..cut].to_vec());
+        assert!(digest.is_err() || digest.is_ok_and(|digest| digest == expected), "cut at {cut}");
+    }
+}
+
 #[test]
 fn a_missing_log_or_tree_is_refused() {
     let (backend, _, _) = written(3);
