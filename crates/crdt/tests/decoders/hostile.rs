@@ -255,7 +255,7 @@ proptest! {
 proptest! {
     // Some twenty thousand mutants for each case.
     #![proptest_config(ProptestConfig {
-        cases: ProptestConfig::default().cases / 2,
+        cases: ProptestConfig::default().cases / 4,
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
