@@ -3,14 +3,14 @@
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use rejoin_crdt::{CommitHash, Head, ReplicaId, SpaceId, VersionVector};
+use rejoin_crdt::{CommitHash, Fork, Head, ReplicaId, SpaceId, VersionVector};
 use rejoin_gossip::wire::{
     ControlMessage, Hello, Lane, PROTOCOL_MAX, Preamble, REPLICAS_MAX, SESSION_WINDOW_BYTES_MAX,
     SPACES_MAX, SpaceMessage,
 };
 use rejoin_gossip::{
-    CloseReason, Config, Event, Host, HostRequest, LocalFacts, Output, Run, Session, StateRow,
-    StopReason, serve,
+    CloseReason, CommitsAfter, Config, Event, Host, HostRequest, LocalFacts, Output, Run, Session,
+    StateRow, StopReason, serve,
 };
 use std::sync::Arc;
 
@@ -29,17 +29,30 @@ struct Victim {
     stops: Vec<StopReason>,
     close: Option<CloseReason>,
     sent: Vec<SpaceMessage>,
+    /// How often anything was sent on the control lane.
+    control_sent: u64,
 }
 
 impl Victim {
-    /// A session that waits for a hello.
+    /// A session that waits for a hello, and has one commit in the cart.
     fn new() -> Self {
         let host = MemoryHost::new(0, &[CART]);
         host.increment(CART, "milk", 1);
+        Self::with(host)
+    }
+
+    fn with(host: Arc<MemoryHost>) -> Self {
         let local = LocalFacts { replica: host.replica(), wall_time_ms: 0 };
         let session = Session::new(Config::default(), device(9), local, 0);
-        let mut victim =
-            Self { session, host, requests: vec![], stops: vec![], close: None, sent: vec![] };
+        let mut victim = Self {
+            session,
+            host,
+            requests: vec![],
+            stops: vec![],
+            close: None,
+            sent: vec![],
+            control_sent: 0,
+        };
         victim.drain();
         victim
     }
@@ -68,7 +81,7 @@ impl Victim {
         while let Some(output) = self.session.poll_output() {
             assert_eq!(self.close, None, "nothing follows a close");
             match output {
-                Output::Send { lane: Lane::Control, .. } => {}
+                Output::Send { lane: Lane::Control, .. } => self.control_sent += 1,
                 Output::Send { bytes, .. } => {
                     self.sent.extend(SpaceMessage::from_payload(bytes.get(4..).unwrap_or(&[])));
                 }
@@ -99,7 +112,11 @@ impl Victim {
     }
 
     fn say(&mut self, message: &SpaceMessage) {
-        self.session.handle_frame(LANE, &message.to_frame().unwrap()[4..], 0);
+        self.say_on(LANE, message);
+    }
+
+    fn say_on(&mut self, lane: Lane, message: &SpaceMessage) {
+        self.session.handle_frame(lane, &message.to_frame().unwrap()[4..], 0);
         self.drain();
     }
 
@@ -317,15 +334,66 @@ fn offers_and_writers_without_end_are_cut_off() {
 }
 
 #[test]
+fn windows_of_many_spaces_together_are_bounded_too() {
+    let spaces: Vec<SpaceId> = (0..64u8).map(|byte| SpaceId::from_bytes([byte; 32])).collect();
+    let mut victim = Victim::with(MemoryHost::new(0, &spaces));
+    victim.preamble(Lane::Control, 0);
+    victim.control(&ControlMessage::Hello(hello()));
+    victim.answer_all();
+    for space in &spaces {
+        victim.preamble(Lane::Space(*space), PROTOCOL_MAX);
+    }
+    victim.answer_all();
+    let mut sent = 0;
+    for (lane, sequence) in
+        spaces.iter().flat_map(|space| (1..10).map(|sequence| (Lane::Space(*space), sequence)))
+    {
+        if victim.close.is_some() {
+            break;
+        }
+        if sequence == 1 {
+            victim.say_on(lane, &SpaceMessage::Versions { version: Default::default(), taken: 0 });
+        }
+        let runs = vec![run_of(STRANGER, sequence, vec![Bytes::from(vec![0; 100_000])])];
+        victim.say_on(lane, &SpaceMessage::Commits(runs));
+        sent += 100_000;
+    }
+    assert!(matches!(victim.close, Some(CloseReason::Overrun(_))), "{:?}", victim.close);
+    assert!(sent < SESSION_WINDOW_BYTES_MAX + 200_000, "{sent} bytes were held");
+}
+
+#[test]
+fn a_claim_that_a_later_commit_contradicts_is_a_fork() {
+    let mut victim = Victim::syncing();
+    victim.say(&SpaceMessage::Versions { version: version_of(STRANGER, 1), taken: 0 });
+    // The same commit comes from elsewhere, and is another.
+    let writer = MemoryHost::new(0x65, &[CART]);
+    assert_eq!(writer.replica(), STRANGER);
+    writer.increment(CART, "milk", 5);
+    let CommitsAfter::Runs(runs) =
+        writer.commits_after(CART, &VersionVector::default(), usize::MAX).unwrap()
+    else {
+        panic!("nothing was truncated");
+    };
+    let version = victim.host.apply(CART, &runs).unwrap();
+    victim.session.handle_local_change(CART, &version, 0);
+    victim.drain();
+    let fork = Fork { replica: STRANGER, sequence: 1 };
+    assert_eq!(victim.stops, vec![StopReason::Fork(fork)]);
+}
+
+#[test]
 fn an_answer_meant_for_another_session_changes_nothing() {
     let mut victim = Victim::syncing();
-    let mut other = Victim::new();
+    let other_space = SpaceId::from_bytes([3; 32]);
+    let mut other = Victim::with(MemoryHost::new(1, &[CART, other_space]));
     other.preamble(Lane::Control, 0);
     other.control(&ControlMessage::Hello(hello()));
     let foreign = serve(&*other.host, other.requests.remove(0));
+    let said = victim.control_sent;
     victim.session.handle_response(foreign, 0);
     victim.drain();
-    assert_eq!(victim.close, None);
+    assert_eq!((victim.control_sent, victim.close), (said, None), "no space was offered");
 }
 
 /// A message of any kind, honest or not, on the lane of the cart.

@@ -289,7 +289,7 @@ impl Network {
         for host in 0..self.hosts.len() {
             for space in self.hosts[host].spaces_held() {
                 let version = self.hosts[host].version(space);
-                if self.told[host].get(&space) == Some(&version) {
+                if self.told[host].get(&space).is_some_and(|told| Arc::ptr_eq(told, &version)) {
                     continue;
                 }
                 self.told[host].insert(space, Arc::clone(&version));
