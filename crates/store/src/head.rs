@@ -307,7 +307,7 @@ impl Head {
     ) -> Result<(), StoreError> {
         let state = self.view.spaces.get_mut(&space).ok_or(StoreError::NoSuchSpace)?;
         let before = state.version.clone();
-        state.enter_joined(version);
+        state.version = Arc::new(version);
         let own = self.own.entry(space).or_default();
         for (replica, head) in state.version.iter().filter(|(replica, _)| *replica != self.replica)
         {

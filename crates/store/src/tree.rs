@@ -2,13 +2,13 @@
 //!
 //! `layout` is the home of what lies in the file.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use imbl::OrdMap;
 use redb::{Database, ReadableDatabase, WriteTransaction};
-use rejoin_crdt::{Kind, ReplicaId, Row};
+use rejoin_crdt::{Kind, Row};
 
 use crate::backend::Backend;
 use crate::entry::{ReplicaIndex, SpaceIndex};
@@ -203,34 +203,16 @@ impl TreeStore {
         Ok(self.advance()?)
     }
 
-    /// Forgets where commits are that leave the log, and raises the floors of their replicas.
-    pub(crate) fn forget(
-        &mut self,
-        commits: &[IndexKey],
-        replicas: &Replicas,
-    ) -> Result<(), StoreError> {
-        let mut floors: BTreeMap<(SpaceIndex, ReplicaId), u64> = BTreeMap::new();
-        for (space, replica, sequence) in commits {
-            let id = replicas.id(*replica).ok_or_else(|| damaged("a replica is not defined"))?;
-            let floor = floors.entry((*space, id)).or_default();
-            *floor = (*floor).max(sequence + 1);
-        }
-        let mut spaces = self.spaces.clone();
+    /// Forgets where commits are that leave the log.
+    pub(crate) fn forget(&mut self, commits: &[IndexKey]) -> Result<(), StoreError> {
         let transaction = self.begin()?;
         {
             let mut log = open(&transaction, LOG)?;
             for key in commits {
                 remove(&mut log, &index_bytes(*key))?;
             }
-            let mut table = open(&transaction, SPACES)?;
-            for ((space, replica), floor) in floors {
-                let state = spaces.get_mut(&space).ok_or(StoreError::NoSuchSpace)?;
-                state.raise_floor(replica, floor);
-                put(&mut table, &space.0.to_be_bytes(), &encode_space(state, replicas))?;
-            }
         }
         transaction.commit().map_err(tree_error)?;
-        self.spaces = spaces;
         self.advance()
     }
 

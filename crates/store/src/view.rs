@@ -4,13 +4,12 @@
 //! into the tree, then in the tree. Cloning a view is cheap: the buffers are persistent maps, so a clone
 //! shares what later writes leave alone.
 
-use std::collections::BTreeMap;
 use std::iter::Peekable;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use rejoin_crdt::{Path, ReadRows, ReplicaId, Row, RowKey, RowPage, SpaceId, VersionVector};
+use rejoin_crdt::{Path, ReadRows, Row, RowKey, RowPage, SpaceId, VersionVector};
 
 use crate::entry::{ReplicaIndex, SpaceIndex};
 use crate::error::StoreError;
@@ -48,8 +47,6 @@ pub(crate) struct SpaceState {
     pub(crate) version: Arc<VersionVector>,
     /// The last own commit that a peer is known to hold.
     pub(crate) confirmed: u64,
-    /// Where not 1: from which sequence number on the log has every commit of the replica.
-    floors: Arc<BTreeMap<ReplicaId, u64>>,
 }
 
 /// What was written since a checkpoint.
@@ -90,27 +87,7 @@ pub(crate) struct SpaceRows<'a> {
 
 impl SpaceState {
     pub(crate) fn new(info: SpaceInfo) -> Self {
-        Self { info: Arc::new(info), version: Arc::default(), confirmed: 0, floors: Arc::default() }
-    }
-
-    pub(crate) fn floor(&self, replica: ReplicaId) -> u64 {
-        self.floors.get(&replica).copied().unwrap_or(1)
-    }
-
-    pub(crate) fn raise_floor(&mut self, replica: ReplicaId, floor: u64) {
-        if floor > self.floor(replica) {
-            Arc::make_mut(&mut self.floors).insert(replica, floor);
-        }
-    }
-
-    /// Enters the version of a state that was joined: what it brought is not in the log.
-    pub(crate) fn enter_joined(&mut self, joined: VersionVector) {
-        for (replica, head) in joined.iter() {
-            if head.sequence > self.version.sequence(replica) {
-                self.raise_floor(replica, head.sequence + 1);
-            }
-        }
-        self.version = Arc::new(joined);
+        Self { info: Arc::new(info), version: Arc::default(), confirmed: 0 }
     }
 }
 

@@ -215,7 +215,7 @@ impl Missing {
             let index = index.expect("a replica is numbered before it enters a version");
             let places = VecDeque::new();
             let mut of_replica = OfReplica { id, space, index, next, last: head.sequence, places };
-            if next < state.floor(id) || !of_replica.fill(view)? {
+            if !of_replica.fill(view)? {
                 return Ok(Err(CommitsAfter::LogGone));
             }
             missing.enqueue(missing.of_replicas.len(), &of_replica);

@@ -99,7 +99,7 @@ impl Store {
         let mut joined = VersionVector::default();
         let result = tree.join(space, &replicas, |rows| {
             joined = join(rows, &state.version, file.read(), &theirs).map_err(refused)?;
-            state.enter_joined(joined.clone());
+            state.version = Arc::new(joined.clone());
             Ok(state)
         });
         match result {

@@ -1,9 +1,7 @@
 //! Dropping old history: whole segments, and never what only this store has.
 
-use rejoin_crdt::ReplicaId;
-
 use super::Store;
-use crate::entry::{Entry, ReplicaIndex, SpaceIndex};
+use crate::entry::Entry;
 use crate::error::StoreError;
 use crate::log::{Lsn, Scanned};
 use crate::sync::lock;
@@ -39,8 +37,7 @@ impl Store {
         for (first, end) in extents.into_iter().filter(|(_, end)| *end <= limit) {
             let view = self.durable.load_full();
             let Some(commits) = self.droppable(&view, first, end)? else { continue };
-            self.raise_floors(&view, &commits)?;
-            let forgotten = tree.forget(&commits, &view.replicas);
+            let forgotten = tree.forget(&commits);
             forgotten.map_err(|error| self.poisoned("truncating the log", &error))?;
             self.rebase(tree.current());
             let removed = self.log.remove(first).and_then(|()| self.backend.sync_directory());
@@ -85,31 +82,13 @@ impl Store {
             let Scanned::Record(location, record) = scan.step()? else { return Ok(None) };
             next = location.end();
             if let Some(Entry::Commit { space, replica, sequence, .. }) = Entry::decode(&record) {
-                if Some(replica) == own && sequence > self.confirmed(view, space)? {
+                if Some(replica) == own && sequence > lock(&self.head).view.space(space)?.confirmed
+                {
                     return Ok(None);
                 }
                 commits.push((space, replica, sequence));
             }
         }
         Ok(Some(commits))
-    }
-
-    fn confirmed(&self, _view: &View, space: SpaceIndex) -> Result<u64, StoreError> {
-        Ok(lock(&self.head).view.space(space)?.confirmed)
-    }
-
-    /// Lets readers know, before it happens, that these commits will not be in the log.
-    fn raise_floors(&self, view: &View, commits: &[IndexKey]) -> Result<(), StoreError> {
-        let id = |index: ReplicaIndex| -> ReplicaId {
-            view.replicas
-                .id(index)
-                .expect("records that verify name only replicas that were defined")
-        };
-        let mut head = lock(&self.head);
-        for (space, replica, sequence) in commits {
-            let state = head.view.spaces.get_mut(space).ok_or(StoreError::NoSuchSpace)?;
-            state.raise_floor(id(*replica), sequence + 1);
-        }
-        Ok(())
     }
 }

@@ -7,14 +7,14 @@
 //! |---|---|---|
 //! | `meta` | empty | format, replica id (16 bytes), salt (16 bytes), mark |
 //! | `replicas` | number (4) | id (16 bytes) |
-//! | `spaces` | number (4) | id (32 bytes), name (length, bytes), confirmed, then per replica: number, sequence, head hash (32 bytes), floor |
+//! | `spaces` | number (4) | id (32 bytes), name (length, bytes), confirmed, then per replica: number, sequence, head hash (32 bytes) |
 //! | `rows` | space (4), row key | a row, see [`row_codec`](crate::row_codec) |
 //! | `log` | space (4), replica (4), sequence (8) | LSN, body length of the commit's record |
 //! | `joined` | space (4) | empty |
 //!
 //! The *mark* is the LSN up to which everything else here reflects the log. *confirmed* is the last own commit
-//! that a peer is known to hold, *floor* the first sequence number from which on the log has every commit.
-//! An entry in `joined` says that a state was joined behind the mark, of which the log may not tell.
+//! that a peer is known to hold. `log` says where commits are; what was truncated, or came by a state join, is
+//! missing there. An entry in `joined` says that a state was joined behind the mark, of which the log may not tell.
 
 use std::sync::Arc;
 
@@ -88,7 +88,6 @@ pub(super) fn encode_space(state: &SpaceState, replicas: &Replicas) -> Vec<u8> {
         put_varint(&mut out, index.0.into());
         put_varint(&mut out, head.sequence);
         out.extend_from_slice(head.hash.as_bytes());
-        put_varint(&mut out, state.floor(replica));
     }
     out
 }
@@ -104,7 +103,6 @@ pub(super) fn decode_space(bytes: &[u8], replicas: &Replicas) -> Option<SpaceSta
         let replica = replicas.id(ReplicaIndex(unpacker.varint_u32()?))?;
         let sequence = unpacker.varint()?;
         version.set(replica, Head { sequence, hash: CommitHash::from_bytes(unpacker.array()?) });
-        state.raise_floor(replica, unpacker.varint()?);
     }
     state.version = Arc::new(version);
     Some(state)

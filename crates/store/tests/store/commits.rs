@@ -206,6 +206,39 @@ fn a_rolled_back_store_is_told_so() {
 }
 
 #[test]
+fn a_commit_depends_on_exactly_what_came_since_the_last_one() {
+    let (backend, a, space) = new_store(1);
+    let (_, b, _) = new_store(2);
+    let (_, c, _) = new_store(3);
+    let depends_on = |store: &Store, at: &str| -> Vec<Dot> {
+        let before = store.durable_version(space).unwrap();
+        put(store, space, at, 1);
+        let answer = store.commits_after(space, &before, usize::MAX).unwrap();
+        let CommitsAfter::Commits { runs, .. } = answer else { panic!("{answer:?}") };
+        let dot = Dot { replica: runs[0].replica, sequence: runs[0].first_sequence };
+        rejoin_crdt::CommitBody::from_bytes(dot, &runs[0].bodies[0]).unwrap().dependencies
+    };
+    let dot = |number, sequence| Dot { replica: replica(number), sequence };
+    assert_eq!(depends_on(&a, "a"), []);
+    put(&b, space, "b", 1);
+    put(&b, space, "b", 2);
+    put(&c, space, "c", 1);
+    pull(&a, &b, space);
+    assert_eq!(depends_on(&a, "a"), [dot(2, 2)]);
+    assert_eq!(depends_on(&a, "a"), []);
+    join(&a, &c, space);
+    assert_eq!(depends_on(&a, "a"), [dot(3, 1)]);
+    drop(a);
+    let a = open(&backend, 1);
+    assert_eq!(depends_on(&a, "a"), [], "the log tells what the last commit came after");
+    a.close().unwrap();
+    let a = open(&backend, 1);
+    let all = [dot(2, 2), dot(3, 1)];
+    assert_eq!(depends_on(&a, "a"), all, "the tree does not: once, everything is named");
+    assert_eq!(depends_on(&a, "a"), []);
+}
+
+#[test]
 fn counters_fold_only_what_no_peer_can_have_seen() {
     let (backend, store, space) = new_store(1);
     let dots = |store: &Store| {

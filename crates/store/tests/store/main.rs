@@ -8,6 +8,7 @@ mod concurrency;
 mod crash;
 mod faults;
 mod history;
+mod interleaved;
 mod model;
 mod recovery;
 mod states;
