@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 /// A device's Ed25519 public key: who is at the other end of a connection.
 ///
-/// The transport proves it; sessions only carry it. It is not a [`ReplicaId`](rejoin_crdt::ReplicaId),
-/// which names a writer in causality and is replaced when a store may have been rolled back.
+/// The transport proves it; sessions only carry it. It is not a
+/// [`ReplicaId`](rejoin_crdt::ReplicaId), which names a writer in causality and is replaced when a
+/// store may have been rolled back.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct DeviceId([u8; 32]);
 
@@ -21,7 +22,8 @@ impl DeviceId {
     /// The number of bytes in a device id.
     pub const BYTES: usize = 32;
 
-    /// Wraps the bytes of an Ed25519 public key. That they are a point on the curve is for the transport to check.
+    /// Wraps the bytes of an Ed25519 public key. That they are a point on the curve is for the
+    /// transport to check.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }

@@ -18,7 +18,8 @@ pub enum Event {
         /// Which space.
         space: SpaceId,
     },
-    /// What the peer is known to have on disk has grown. Compare with the local version for "ahead by, behind by".
+    /// What the peer is known to have on disk has grown. Compare with the local version for "ahead
+    /// by, behind by".
     PeerVersion {
         /// Which space.
         space: SpaceId,
@@ -30,7 +31,8 @@ pub enum Event {
         /// Which space.
         space: SpaceId,
     },
-    /// The host offers more spaces than a connection can carry; those beyond the limit are not synced with this peer.
+    /// The host offers more spaces than a connection can carry; those beyond the limit are not
+    /// synced with this peer.
     SpacesOverLimit {
         /// How many.
         dropped: usize,
@@ -62,7 +64,8 @@ pub struct PeerFacts {
     pub replica: ReplicaId,
     /// The protocol version agreed on.
     pub protocol: u16,
-    /// How far the peer's wall clock is ahead of ours, in milliseconds; too low by the time the hello travelled.
+    /// How far the peer's wall clock is ahead of ours, in milliseconds; too low by the time the
+    /// hello travelled.
     pub clock_skew_ms: i64,
 }
 
@@ -95,8 +98,8 @@ pub enum StopReason {
     /// The two sides hold different histories of one writer.
     #[error(transparent)]
     Fork(Fork),
-    /// Whoever receives the commits of its own replica id has not made them: its store was rolled back or cloned.
-    /// It must take a new id.
+    /// Whoever receives the commits of its own replica id has not made them: its store was rolled
+    /// back or cloned. It must take a new id.
     #[error("commits up to {theirs} exist under a replica id whose owner has made only {ours}")]
     OwnReplicaAhead {
         /// The highest sequence number seen elsewhere.
@@ -104,7 +107,8 @@ pub enum StopReason {
         /// The highest on the owner's disk.
         ours: u64,
     },
-    /// What was sent is no commit, no row or no state. The text says what, on the side that found it.
+    /// What was sent is no commit, no row or no state. The text says what, on the side that found
+    /// it.
     #[error("malformed data: {0}")]
     Malformed(String),
     /// Storage failed. The text says how, on the side where it did.
@@ -164,7 +168,8 @@ pub enum CloseReason {
         /// Lowest and highest version of the peer.
         theirs: (u16, u16),
     },
-    /// The peer writes under this replica's id: one store is a copy of the other. One must take a new id.
+    /// The peer writes under this replica's id: one store is a copy of the other. One must take a
+    /// new id.
     #[error("both sides write as replica {0}")]
     SameReplica(ReplicaId),
     /// The peer sent bytes that are no message. Nothing of them was acted on.
@@ -195,8 +200,8 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// The code that goes with the close on the wire, below 0x100 and never reused. 0 is an orderly end,
-    /// and codes from 0x100 on are the driver's.
+    /// The code that goes with the close on the wire, below 0x100 and never reused. 0 is an orderly
+    /// end, and codes from 0x100 on are the driver's.
     pub fn code(&self) -> u32 {
         match self {
             CloseReason::HelloTimeout { .. } => 1,

@@ -1,8 +1,8 @@
 //! Storage as a session sees it: the [`Host`] trait, and the requests that reach it.
 //!
-//! A session never calls storage. It emits a [`HostRequest`], the driver answers it with [`serve`], on
-//! whatever thread may block, and hands the [`HostResponse`] back. So the session stays a plain state
-//! machine, and every driver shares one translation.
+//! A session never calls storage. It emits a [`HostRequest`], the driver answers it with [`serve`],
+//! on whatever thread may block, and hands the [`HostResponse`] back. So the session stays a plain
+//! state machine, and every driver shares one translation.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,7 +19,8 @@ pub struct Run {
     pub replica: ReplicaId,
     /// The sequence number of the first of them, from 1.
     pub first_sequence: u64,
-    /// The hash of the commit before the first: [`CommitHash::ZERO`] if that is the replica's first ever.
+    /// The hash of the commit before the first: [`CommitHash::ZERO`] if that is the replica's first
+    /// ever.
     pub previous: CommitHash,
     /// The canonical bytes of each commit's body, in order; at least one.
     pub bodies: Vec<Bytes>,
@@ -37,7 +38,8 @@ pub struct StateRow {
 /// What [`Host::commits_after`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CommitsAfter {
-    /// The missing commits, in an order in which each follows all that it depends on. Empty if nothing is missing.
+    /// The missing commits, in an order in which each follows all that it depends on. Empty if
+    /// nothing is missing.
     Runs(Vec<Run>),
     /// A commit that the peer needs is no longer in the log: it needs the whole state.
     LogGone,
@@ -56,12 +58,12 @@ pub struct HostError(pub String);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ApplyError {
-    /// The peer holds another history of some writer than this replica. Commits before the fork may have been
-    /// applied; nothing at or after it was.
+    /// The peer holds another history of some writer than this replica. Commits before the fork may
+    /// have been applied; nothing at or after it was.
     #[error(transparent)]
     Fork(#[from] Fork),
-    /// The peer holds commits under this replica's own id that this replica has never made: the store was
-    /// rolled back or cloned. Nothing of them was applied. The engine mints a new id.
+    /// The peer holds commits under this replica's own id that this replica has never made: the
+    /// store was rolled back or cloned. Nothing of them was applied. The engine mints a new id.
     #[error("the peer holds commits of this replica up to {theirs}, and it has made only {ours}")]
     OwnReplicaAhead {
         /// The highest of this replica's own sequence numbers that the peer has.
@@ -73,7 +75,8 @@ pub enum ApplyError {
     /// Commits before the gap may have been applied.
     #[error("a commit came before one that it depends on")]
     Gap,
-    /// The peer sent bytes that are no commit, no row or no state. Commits before them may have been applied.
+    /// The peer sent bytes that are no commit, no row or no state. Commits before them may have
+    /// been applied.
     #[error("malformed: {0}")]
     Malformed(String),
     /// Storage failed; the peer is not at fault.
@@ -83,15 +86,16 @@ pub enum ApplyError {
 
 /// What sync needs of a store. Implemented by the engine over the store, and in tests over memory.
 ///
-/// Every method is synchronous and may block on disk, so drivers call it where blocking is allowed. Methods
-/// are called from several threads at once, but for one session and space at most one read
-/// (`durable_version`, `commits_after`, `open_state`, a [`StateSource`]), one write (`apply`, `begin_stage`,
-/// a [`StateStage`]) and one `mark_confirmed` are under way.
+/// Every method is synchronous and may block on disk, so drivers call it where blocking is allowed.
+/// Methods are called from several threads at once, but for one session and space at most one read
+/// (`durable_version`, `commits_after`, `open_state`, a [`StateSource`]), one write (`apply`,
+/// `begin_stage`, a [`StateStage`]) and one `mark_confirmed` are under way.
 pub trait Host: fmt::Debug + Send + Sync {
     /// The id under which this replica writes.
     fn replica(&self) -> ReplicaId;
 
-    /// The spaces that this replica offers to `peer`. Only what the peer may know: the list is sent to it.
+    /// The spaces that this replica offers to `peer`. Only what the peer may know: the list is sent
+    /// to it.
     ///
     /// # Errors
     /// When storage fails.
@@ -103,8 +107,8 @@ pub trait Host: fmt::Debug + Send + Sync {
     /// When storage fails, or the space is not here.
     fn durable_version(&self, space: SpaceId) -> Result<Arc<VersionVector>, HostError>;
 
-    /// Durable commits that `version` does not cover, in causal order, about `bytes_max` bytes of bodies:
-    /// at least one commit if any is missing, and fewer than all if they do not fit.
+    /// Durable commits that `version` does not cover, in causal order, about `bytes_max` bytes of
+    /// bodies: at least one commit if any is missing, and fewer than all if they do not fit.
     ///
     /// # Errors
     /// When storage fails.
@@ -115,22 +119,24 @@ pub trait Host: fmt::Debug + Send + Sync {
         bytes_max: usize,
     ) -> Result<CommitsAfter, HostError>;
 
-    /// Applies a peer's commits, in order, skipping those already applied, and returns the durable version after
-    /// that. All of it is on disk on return.
+    /// Applies a peer's commits, in order, skipping those already applied, and returns the durable
+    /// version after that. All of it is on disk on return.
     ///
     /// # Errors
-    /// An [`ApplyError`]; a commit that failed has changed nothing, those before it may have been applied.
+    /// An [`ApplyError`]; a commit that failed has changed nothing, those before it may have been
+    /// applied.
     fn apply(&self, space: SpaceId, runs: &[Run]) -> Result<Arc<VersionVector>, ApplyError>;
 
-    /// This replica's own commits up to `sequence` are about to be sent to a peer: from now on somebody else may
-    /// have them. Called before they leave.
+    /// This replica's own commits up to `sequence` are about to be sent to a peer: from now on
+    /// somebody else may have them. Called before they leave.
     ///
     /// # Errors
     /// When storage fails; nothing is sent then.
     fn mark_sent(&self, space: SpaceId, sequence: u64) -> Result<(), HostError>;
 
-    /// A peer has this replica's own commits up to `sequence` on its disk. That they were sent follows from it, even
-    /// where `mark_sent` was not called: the sending is forgotten by a store that was rolled back, not by its peers.
+    /// A peer has this replica's own commits up to `sequence` on its disk. That they were sent
+    /// follows from it, even where `mark_sent` was not called: the sending is forgotten by a store
+    /// that was rolled back, not by its peers.
     ///
     /// # Errors
     /// When storage fails.
@@ -145,7 +151,8 @@ pub trait Host: fmt::Debug + Send + Sync {
     /// Begins to take in a peer's state of version `theirs`, aside from the space's own rows.
     ///
     /// # Errors
-    /// [`ApplyError::Fork`] or [`ApplyError::OwnReplicaAhead`] if the version shows it, or a storage failure.
+    /// [`ApplyError::Fork`] or [`ApplyError::OwnReplicaAhead`] if the version shows it, or a
+    /// storage failure.
     fn begin_stage(
         &self,
         space: SpaceId,
@@ -153,13 +160,15 @@ pub trait Host: fmt::Debug + Send + Sync {
     ) -> Result<Box<dyn StateStage>, ApplyError>;
 }
 
-/// A consistent view of a space, read page by page. Dropping it releases it, and must not block for long.
+/// A consistent view of a space, read page by page. Dropping it releases it, and must not block for
+/// long.
 pub trait StateSource: fmt::Debug + Send {
     /// The version of the state.
     fn version(&self) -> &VersionVector;
 
-    /// The next rows in key order, about `bytes_max` bytes of them: at least one until the end, and none after it.
-    /// A row that does not fit comes in parts of one key, cut by [`Row::split`](rejoin_crdt::Row::split).
+    /// The next rows in key order, about `bytes_max` bytes of them: at least one until the end, and
+    /// none after it. A row that does not fit comes in parts of one key, cut by
+    /// [`Row::split`](rejoin_crdt::Row::split).
     ///
     /// # Errors
     /// When storage fails, or the view has expired.
@@ -168,14 +177,16 @@ pub trait StateSource: fmt::Debug + Send {
 
 /// A peer's state on its way in. Dropping it uncommitted discards it, and must not block for long.
 pub trait StateStage: fmt::Debug + Send {
-    /// Takes in more rows. Their keys follow those staged before, or repeat the last of them: then the row goes on
-    /// with further dots.
+    /// Takes in more rows. Their keys follow those staged before, or repeat the last of them: then
+    /// the row goes on with further dots.
     ///
     /// # Errors
-    /// [`ApplyError::Malformed`] for rows that are not canonical or out of order, or a storage failure.
+    /// [`ApplyError::Malformed`] for rows that are not canonical or out of order, or a storage
+    /// failure.
     fn stage(&mut self, rows: &[StateRow]) -> Result<(), ApplyError>;
 
-    /// Joins what was staged into the space, atomically, and returns the durable version after that.
+    /// Joins what was staged into the space, atomically, and returns the durable version after
+    /// that.
     ///
     /// # Errors
     /// An [`ApplyError`]; the space is then as it was.
@@ -226,8 +237,8 @@ pub(crate) enum SpaceCall {
     MarkConfirmed { sequence: u64 },
 }
 
-/// What came of a [`SpaceCall`]. Sources and stages travel with their calls and come back with the reply, so that
-/// whoever drops a session, a request or a response also releases them.
+/// What came of a [`SpaceCall`]. Sources and stages travel with their calls and come back with the
+/// reply, so that whoever drops a session, a request or a response also releases them.
 #[derive(Debug)]
 pub(crate) enum SpaceReply {
     DurableVersion(Result<Arc<VersionVector>, HostError>),
@@ -258,8 +269,8 @@ impl HostRequest {
 
 /// Answers one request of a session from `host`. Blocks for as long as the host does.
 ///
-/// This is also where own commits are marked as sent: [`Host::mark_sent`] returns before any commit or state that
-/// holds them gets to a session, and so before they can leave.
+/// This is also where own commits are marked as sent: [`Host::mark_sent`] returns before any commit
+/// or state that holds them gets to a session, and so before they can leave.
 pub fn serve(host: &dyn Host, request: HostRequest) -> HostResponse {
     let reply = match request.call {
         HostCall::Spaces { peer } => HostReply::Spaces(host.spaces(peer)),

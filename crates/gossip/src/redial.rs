@@ -21,8 +21,8 @@ impl Default for RedialConfig {
 
 /// Decides how long to wait before dialling one peer again: exponential backoff with jitter.
 ///
-/// The jitter is applied *after* the cap. Applied before it, every peer that has reached the cap would
-/// wait exactly as long as all others, and they would return in step.
+/// The jitter is applied *after* the cap. Applied before it, every peer that has reached the cap
+/// would wait exactly as long as all others, and they would return in step.
 ///
 /// Time and the seed are passed in. Peers of one replica need different seeds, and so do replicas.
 ///
@@ -55,7 +55,8 @@ impl Redial {
         self.connected_at_ms = Some(now_ms);
     }
 
-    /// The dial failed, or the connection ended, at `now_ms`: how long to wait before the next dial, in milliseconds.
+    /// The dial failed, or the connection ended, at `now_ms`: how long to wait before the next
+    /// dial, in milliseconds.
     pub fn failed(&mut self, now_ms: u64) -> u64 {
         if let Some(since_ms) = self.connected_at_ms.take()
             && now_ms.saturating_sub(since_ms) >= self.config.settled_ms
@@ -68,7 +69,8 @@ impl Redial {
         self.jittered(doubled.min(self.config.cap_ms))
     }
 
-    /// Forgets all failures: something suggests that the peer is back (the network changed, the peer dialled us).
+    /// Forgets all failures: something suggests that the peer is back (the network changed, the
+    /// peer dialled us).
     pub fn reset(&mut self) {
         self.failures = 0;
     }

@@ -27,7 +27,8 @@ pub use config::Config;
 pub struct LocalFacts {
     /// The id under which this replica writes.
     pub replica: ReplicaId,
-    /// The device's wall clock at the session's start, in milliseconds since 1970. Only reported, never acted on.
+    /// The device's wall clock at the session's start, in milliseconds since 1970. Only reported,
+    /// never acted on.
     pub wall_time_ms: u64,
 }
 
@@ -41,7 +42,8 @@ pub enum Output {
         /// What to append to it, verbatim: preamble and frame headers are in it.
         bytes: Bytes,
     },
-    /// Answer this with [`serve`](crate::serve) and hand the response to [`Session::handle_response`].
+    /// Answer this with [`serve`](crate::serve) and hand the response to
+    /// [`Session::handle_response`].
     Request(HostRequest),
     /// Tell the application.
     Event(Event),
@@ -53,7 +55,8 @@ pub enum Output {
 ///
 /// # Driving contract
 ///
-/// A session does nothing of itself. The driver owns the connection, the clock and the storage, and:
+/// A session does nothing of itself. The driver owns the connection, the clock and the storage,
+/// and:
 ///
 /// - calls **`handle_*`** for whatever happens: [`handle_preamble`](Self::handle_preamble) and
 ///   [`handle_frame`](Self::handle_frame) for what a [`FrameReader`](crate::wire::FrameReader) cut
@@ -61,8 +64,9 @@ pub enum Output {
 ///   [`handle_local_change`](Self::handle_local_change) and
 ///   [`handle_spaces_changed`](Self::handle_spaces_changed) for news of this replica,
 ///   [`handle_timeout`](Self::handle_timeout) when the time has come;
-/// - after each of these, and after [`new`](Self::new), calls **[`poll_output`](Self::poll_output)**
-///   until it returns `None`, and does what each [`Output`] says, in that order;
+/// - after each of these, and after [`new`](Self::new), calls
+///   **[`poll_output`](Self::poll_output)** until it returns `None`, and does what each [`Output`]
+///   says, in that order;
 /// - then calls **[`poll_timeout`](Self::poll_timeout)** for when to call `handle_timeout`;
 /// - may ask the **getters** ([`peer`](Self::peer), [`is_established`](Self::is_established),
 ///   [`is_closed`](Self::is_closed), [`space_status`](Self::space_status)) at any time.
@@ -75,20 +79,20 @@ pub enum Output {
 ///   [`is_established`](Self::is_established)**: the peer may open them before its hello is handled
 ///   here.
 /// - The acceptor may have control frames to send before the dialler's stream has come; they wait.
-/// - Requests are answered in any order, at any time, on any thread, each once. Dropping one, or its
-///   response, is allowed once the connection is gone, and releases what it holds at the host.
-/// - The durable version of every space is told with `handle_local_change` whenever it has grown, by
-///   local writes or through other sessions; a session learns of its own writes from their responses
-///   in any case. Versions may come late, doubled or out of order.
+/// - Requests are answered in any order, at any time, on any thread, each once. Dropping one, or
+///   its response, is allowed once the connection is gone, and releases what it holds at the host.
+/// - The durable version of every space is told with `handle_local_change` whenever it has grown,
+///   by local writes or through other sessions; a session learns of its own writes from their
+///   responses in any case. Versions may come late, doubled or out of order.
 /// - When the connection breaks, the session is dropped. Nothing needs to be saved.
 ///
 /// # Bounds
 ///
 /// Unacknowledged data of a session, whether still in the driver's hands or under way, is at most
-/// [`SESSION_WINDOW_BYTES_MAX`], and so is data received and not yet durable: a peer that sends more
-/// is cut off. Beside data, a session sends small messages at a rate that follows its input; a driver
-/// may cut off a peer that lets them pile up. At most three requests for each shared space are under
-/// way, and one for the list of spaces.
+/// [`SESSION_WINDOW_BYTES_MAX`], and so is data received and not yet durable: a peer that sends
+/// more is cut off. Beside data, a session sends small messages at a rate that follows its input; a
+/// driver may cut off a peer that lets them pile up. At most three requests for each shared space
+/// are under way, and one for the list of spaces.
 #[derive(Debug)]
 pub struct Session {
     config: Config,
@@ -243,8 +247,8 @@ impl Session {
         }
     }
 
-    /// The host offers this peer more spaces than it did. Spaces that it no longer offers are synced
-    /// on until the session ends: close the connection to stop that.
+    /// The host offers this peer more spaces than it did. Spaces that it no longer offers are
+    /// synced on until the session ends: close the connection to stop that.
     pub fn handle_spaces_changed(&mut self, _now_ms: u64) {
         if self.is_established() {
             self.spaces_changed = true;

@@ -1,8 +1,8 @@
 //! The sync of one space with one peer.
 //!
-//! Both sides tell each other their durable version vectors, entry by entry as they grow. Whoever is
-//! ahead sends what the other lacks ([`Sender`]); whoever receives makes it durable ([`Receiver`])
-//! and tells its new version, which is the acknowledgement.
+//! Both sides tell each other their durable version vectors, entry by entry as they grow. Whoever
+//! is ahead sends what the other lacks ([`Sender`]); whoever receives makes it durable
+//! ([`Receiver`]) and tells its new version, which is the acknowledgement.
 //!
 //! The machine is level-triggered: each input changes what is known, and [`SpaceSync::settle`] then
 //! does whatever is possible and not yet under way. Nothing depends on which input came last.
@@ -111,7 +111,8 @@ pub(crate) struct SpaceSync {
     confirmed: u64,
     confirming: bool,
     reading: bool,
-    /// The highest of our own sequence numbers that the peer claims and that we are asking the host about.
+    /// The highest of our own sequence numbers that the peer claims and that we are asking the host
+    /// about.
     doubted: Option<u64>,
     sender: Sender,
     receiver: Receiver,
@@ -357,9 +358,9 @@ impl SpaceSync {
         }
     }
 
-    /// Tells the peer what is newly on disk here and what was taken of its data: at once what it waits
-    /// for, and a little later what only keeps it from relaying to us. Our own commits need no
-    /// announcement; they are sent.
+    /// Tells the peer what is newly on disk here and what was taken of its data: at once what it
+    /// waits for, and a little later what only keeps it from relaying to us. Our own commits need
+    /// no announcement; they are sent.
     fn announce(
         &mut self,
         mine: &VersionVector,
@@ -399,8 +400,8 @@ impl SpaceSync {
         Ok(())
     }
 
-    /// If the peer claims more of our own commits than we know of, asks the host: the news of a commit
-    /// can reach us later by the driver than by way of two peers.
+    /// If the peer claims more of our own commits than we know of, asks the host: the news of a
+    /// commit can reach us later by the driver than by way of two peers.
     fn doubt(&mut self, mine: &VersionVector, out: &mut Vec<SpaceOutput>) {
         let claimed = self.theirs.sequence(self.own);
         if claimed > mine.sequence(self.own) && self.doubted.is_none() && !self.reading {
@@ -479,7 +480,8 @@ impl From<ApplyError> for Halt {
             ApplyError::OwnReplicaAhead { theirs, ours } => {
                 Halt::Stop(StopReason::OwnReplicaAhead { theirs, ours })
             }
-            // Both sides start again from what is on disk, which heals a mistaken idea of the other.
+            // Both sides start again from what is on disk, which heals a mistaken idea of the
+            // other.
             ApplyError::Gap => violation("a commit before one that it depends on"),
             ApplyError::Malformed(what) => Halt::Stop(StopReason::Malformed(what)),
             ApplyError::Host(error) => error.into(),

@@ -38,7 +38,8 @@ pub const PROTOCOL_MAX: u16 = 1;
 
 /// The longest payload of a frame on the control lane.
 pub const FRAME_CONTROL_BYTES_MAX: usize = 64 << 10;
-/// The longest payload of a frame on a space lane: one commit of the largest size, and what is around it.
+/// The longest payload of a frame on a space lane: one commit of the largest size, and what is
+/// around it.
 pub const FRAME_SPACE_BYTES_MAX: usize = COMMIT_BYTES_MAX + (64 << 10);
 
 /// About how many bytes of bodies or rows a sender puts in one frame. One commit, or one dot of a
@@ -47,10 +48,11 @@ pub const BATCH_BYTES_MAX: usize = 256 << 10;
 /// How many bytes of bodies and rows a sender may have unacknowledged in one space. A batch may be
 /// sent while there are fewer, so at most [`FRAME_SPACE_BYTES_MAX`] come on top.
 pub const WINDOW_BYTES_MAX: usize = 1 << 20;
-/// How many bytes of bodies and rows a sender may have unacknowledged in all spaces of a connection.
-/// A read for a further batch begins only while the largest frame would still fit.
+/// How many bytes of bodies and rows a sender may have unacknowledged in all spaces of a
+/// connection. A read for a further batch begins only while the largest frame would still fit.
 pub const SESSION_WINDOW_BYTES_MAX: usize = 16 << 20;
-/// What a commit, run or row counts against a window beside its bytes: about what it takes in memory.
+/// What a commit, run or row counts against a window beside its bytes: about what it takes in
+/// memory.
 pub const ITEM_BYTES: usize = 64;
 /// How many batches a sender may have unacknowledged in one space.
 pub const WINDOW_BATCHES_MAX: usize = 256;
@@ -93,7 +95,8 @@ pub struct Hello {
 pub enum ControlMessage {
     /// Who the sender is.
     Hello(Hello),
-    /// Spaces that the sender offers to sync, beside those it offered before; at most [`SPACES_MAX`].
+    /// Spaces that the sender offers to sync, beside those it offered before; at most
+    /// [`SPACES_MAX`].
     ///
     /// The ids go to any peer that the transport let in. Once spaces are guarded by capabilities,
     /// what is offered here must not name a space to a peer that holds none for it.

@@ -5,14 +5,15 @@
 pub struct Config {
     /// The peer's hello must have come within this time.
     pub hello_timeout_ms: u64,
-    /// Commits of third parties are sent on to the peer this long after they came here, unless it has
-    /// them by then: in a mesh their writer has most likely sent them there itself. It is twice the
-    /// time in which this peer acknowledges, but not less than this.
+    /// Commits of third parties are sent on to the peer this long after they came here, unless it
+    /// has them by then: in a mesh their writer has most likely sent them there itself. It is twice
+    /// the time in which this peer acknowledges, but not less than this.
     pub relay_delay_ms: u64,
     /// The longest that commits of third parties are held back.
     pub relay_delay_max_ms: u64,
     /// News of third parties' commits is gathered this long before the peer is told that they are
-    /// here. Well below `relay_delay_ms`, or the peer will send them again. Acknowledgements never wait.
+    /// here. Well below `relay_delay_ms`, or the peer will send them again. Acknowledgements never
+    /// wait.
     pub announce_delay_ms: u64,
     /// The connection is closed when data is under way and nothing of it is acknowledged for this
     /// long, plus the time that what is under way takes at 4 KB/s.

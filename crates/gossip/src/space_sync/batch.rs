@@ -32,9 +32,10 @@ pub(super) fn heads(space: SpaceId, runs: &[Run]) -> VersionVector {
     heads
 }
 
-/// The part of `runs` to send to a peer that has `sent`, and the heads that it ends with: without the
-/// commits that the peer has got meanwhile, and up to the first that `goal` does not cover or that no
-/// longer fits in a frame. It is a prefix of a causal order, so what is sent is causally closed.
+/// The part of `runs` to send to a peer that has `sent`, and the heads that it ends with: without
+/// the commits that the peer has got meanwhile, and up to the first that `goal` does not cover or
+/// that no longer fits in a frame. It is a prefix of a causal order, so what is sent is causally
+/// closed.
 ///
 /// # Errors
 /// A [`Fork`], where `sent` names a commit of these runs by another hash.

@@ -118,11 +118,11 @@ impl Receiver {
         self.take(Arrival::StateEnd { complete }, 0)
     }
 
-    /// Puts an arrival in line, unless a peer that keeps to its window could not have sent it: what it
-    /// sends before is acknowledged weighs at most what is in line here.
+    /// Puts an arrival in line, unless a peer that keeps to its window could not have sent it: what
+    /// it sends before is acknowledged weighs at most what is in line here.
     fn take(&mut self, arrival: Arrival, weight: usize) -> Result<(), Halt> {
-        // The beginnings and ends of states have no window of their own, but each state has but one of
-        // each, and its end waits for an acknowledgement.
+        // The beginnings and ends of states have no window of their own, but each state has but one
+        // of each, and its end waits for an acknowledgement.
         const LENGTH_MAX: usize = 2 * WINDOW_BATCHES_MAX;
         if self.inbox_bytes() >= WINDOW_BYTES_MAX || self.inbox.len() >= LENGTH_MAX {
             return Err(Halt::Close(CloseReason::Overrun("window of a space")));

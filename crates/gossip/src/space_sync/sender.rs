@@ -1,10 +1,10 @@
 //! What to send of a space, and when.
 //!
-//! Two questions are kept apart. *How far may be sent* is `goal`, a durable version of this replica:
-//! it follows our own commits at once, and commits of third parties after the relay delay, unless the
-//! peer turns out to have them. *What was sent* is `sent`: what the peer told joined with what went
-//! out. Whenever `sent` does not include `goal` and the window is open, the difference is read from
-//! the host and sent; if the log no longer holds it, the whole state is.
+//! Two questions are kept apart. *How far may be sent* is `goal`, a durable version of this
+//! replica: it follows our own commits at once, and commits of third parties after the relay delay,
+//! unless the peer turns out to have them. *What was sent* is `sent`: what the peer told joined
+//! with what went out. Whenever `sent` does not include `goal` and the window is open, the
+//! difference is read from the host and sent; if the log no longer holds it, the whole state is.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -184,11 +184,12 @@ impl Sender {
         self.mark(mine, now);
     }
 
-    /// Holds `mine` back until the peer has what third parties wrote of it, or the relay delay is over.
+    /// Holds `mine` back until the peer has what third parties wrote of it, or the relay delay is
+    /// over.
     ///
     /// A version with commits of our own gets a mark of its own: had it to wait for what came here
-    /// after them, which their writers may hold back for the sake of our commits, all would wait for
-    /// each other until the relay delay.
+    /// after them, which their writers may hold back for the sake of our commits, all would wait
+    /// for each other until the relay delay.
     fn mark(&mut self, mine: &Arc<VersionVector>, now: Now) {
         let delay_ms = self.relay_delay_ms();
         let own = |version: &VersionVector| version.sequence(self.own);
@@ -248,7 +249,8 @@ impl Sender {
         Some(call)
     }
 
-    /// Sends what the host has found beyond `sent`, and returns what the peer learns from that of us.
+    /// Sends what the host has found beyond `sent`, and returns what the peer learns from that of
+    /// us.
     pub(super) fn take_commits(
         &mut self,
         found: CommitsAfter,
@@ -266,7 +268,8 @@ impl Sender {
         };
         let (mut part, mut ends) = part_to_send(self.space, &runs, &self.sent, &self.goal)?;
         if part.is_empty() && !self.sent.includes(&self.goal) {
-            // The host's order puts commits beyond the goal first. Sending them too is always right.
+            // The host's order puts commits beyond the goal first. Sending them too is always
+            // right.
             let everything = super::batch::heads(self.space, &runs);
             (part, ends) = part_to_send(self.space, &runs, &self.sent, &everything)?;
         }
@@ -327,7 +330,8 @@ impl Sender {
         Ok(())
     }
 
-    /// Whether `version` covers commits of third parties that the peer lacks and that wait for the relay delay.
+    /// Whether `version` covers commits of third parties that the peer lacks and that wait for the
+    /// relay delay.
     fn holds_back(&self, version: &VersionVector) -> bool {
         version.iter().any(|(replica, head)| {
             let open = self.sent.sequence(replica).max(self.goal.sequence(replica));
@@ -335,9 +339,9 @@ impl Sender {
         })
     }
 
-    /// Long enough for the peer to have got the commits from their writer and to have told us, going by
-    /// how long it takes to acknowledge our own. Without this, peers under load would send each other
-    /// everything twice, which adds to the load.
+    /// Long enough for the peer to have got the commits from their writer and to have told us,
+    /// going by how long it takes to acknowledge our own. Without this, peers under load would send
+    /// each other everything twice, which adds to the load.
     fn relay_delay_ms(&self) -> u64 {
         let Config { relay_delay_ms, relay_delay_max_ms, .. } = self.config;
         (2 * self.acknowledge_ms).clamp(relay_delay_ms, relay_delay_max_ms.max(relay_delay_ms))

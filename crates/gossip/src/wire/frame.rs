@@ -138,8 +138,8 @@ pub enum Incoming {
 
 /// Cuts one incoming stream into its preamble and frames.
 ///
-/// Push bytes as they arrive and take what is complete until there is none, before pushing more. The
-/// reader then holds less than one frame of the lane's limit beside the last push, and never
+/// Push bytes as they arrive and take what is complete until there is none, before pushing more.
+/// The reader then holds less than one frame of the lane's limit beside the last push, and never
 /// allocates for bytes that have not come. After an error it must be dropped with its connection.
 ///
 /// ```

@@ -1,5 +1,5 @@
-//! Peers that say anything: every answer is a typed stop or close, never a panic, and never more memory
-//! than the windows allow.
+//! Peers that say anything: every answer is a typed stop or close, never a panic, and never more
+//! memory than the windows allow.
 
 use bytes::Bytes;
 use proptest::prelude::*;

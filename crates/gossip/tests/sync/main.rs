@@ -1,5 +1,5 @@
-//! Sessions over a simulated network and hosts in memory: stories of two replicas and more, in virtual
-//! time, from one seed.
+//! Sessions over a simulated network and hosts in memory: stories of two replicas and more, in
+//! virtual time, from one seed.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 mod catch_up;

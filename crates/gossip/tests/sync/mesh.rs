@@ -62,7 +62,8 @@ fn what_a_writer_cannot_deliver_is_relayed() {
         network.run_until_quiescent();
         network.hosts[0].increment(CART, "milk", 1);
         network.hosts[3].increment(CART, "milk", 1);
-        // A hop takes no longer than the relay delay towards a peer that has not acknowledged anything.
+        // A hop takes no longer than the relay delay towards a peer that has not acknowledged
+        // anything.
         let at_ms = network.now_ms;
         network.run_until(at_ms + 3 * 100);
         network.assert_converged(CART);

@@ -1,9 +1,9 @@
 //! A network of hosts in virtual time: every choice it makes comes from its seed.
 //!
-//! Bytes of different lanes overtake each other, arrive in pieces, and a link can be cut between any
-//! two deliveries. Time passes only when there is nothing else to do. Every run also checks what must
-//! hold on any connection: own commits are marked before they leave, no commit is sent twice over one
-//! connection, and what waits for a peer stays within the windows.
+//! Bytes of different lanes overtake each other, arrive in pieces, and a link can be cut between
+//! any two deliveries. Time passes only when there is nothing else to do. Every run also checks
+//! what must hold on any connection: own commits are marked before they leave, no commit is sent
+//! twice over one connection, and what waits for a peer stays within the windows.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -194,7 +194,8 @@ impl Network {
         self.now_ms = until_ms;
     }
 
-    /// Runs `steps` deliveries or answers, or until none is left; returns whether there was enough to do.
+    /// Runs `steps` deliveries or answers, or until none is left; returns whether there was enough
+    /// to do.
     pub(crate) fn run_steps(&mut self, steps: usize) -> bool {
         (0..steps).all(|_| self.step())
     }
