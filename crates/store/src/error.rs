@@ -162,8 +162,9 @@ pub enum StageError {
         /// The unknown commit.
         dot: Dot,
     },
-    /// The staged rows take more than [`StoreOptions::stage_bytes_max`](crate::StoreOptions::stage_bytes_max).
-    #[error("the state is larger than {limit} bytes")]
+    /// The staged rows take more than [`StoreOptions::stage_bytes_max`](crate::StoreOptions::stage_bytes_max),
+    /// or one of them more than 64 MiB. Drop the stage.
+    #[error("the state, or one row of it, is larger than {limit} bytes")]
     TooLarge {
         /// The limit, in bytes.
         limit: u64,

@@ -166,8 +166,7 @@ impl Head {
     }
 
     pub(crate) fn find_space(&self, id: SpaceId) -> Option<SpaceIndex> {
-        let mut spaces = self.view.spaces.iter();
-        spaces.find_map(|(index, state)| (state.info.id == id).then_some(*index))
+        self.view.space_ids.get(&id).copied()
     }
 
     pub(crate) fn define_space(&mut self, id: SpaceId, name: &str) -> SpaceIndex {
@@ -183,6 +182,7 @@ impl Head {
     pub(crate) fn enter_space(&mut self, index: SpaceIndex, id: SpaceId, name: &str) {
         let state = SpaceState::new(SpaceInfo { id, name: name.to_owned() });
         self.view.spaces.insert(index, state);
+        self.view.space_ids.insert(id, index);
         self.own.insert(index, Own::default());
         self.changed.insert(index);
     }

@@ -66,6 +66,8 @@ pub(crate) struct View {
     pub(crate) frozen: Option<Buffer>,
     pub(crate) tree: Arc<Tree>,
     pub(crate) spaces: OrdMap<SpaceIndex, SpaceState>,
+    /// The indexes of the spaces.
+    pub(crate) space_ids: OrdMap<SpaceId, SpaceIndex>,
     pub(crate) replicas: Arc<Replicas>,
     /// Behind the last record whose effects are here.
     pub(crate) lsn: Lsn,

@@ -229,3 +229,20 @@ fn sealing_starts_a_segment_so_that_the_old_one_can_be_dropped() {
     let (_, bodies) = open(&backend, end).unwrap();
     assert!(bodies.is_empty());
 }
+
+#[test]
+fn a_log_with_one_record_has_exactly_these_bytes() {
+    let backend = MemoryBackend::default();
+    let (mut recovered, _) = open(&backend, Lsn::ZERO).unwrap();
+    recovered.writer.append(&batch(Lsn::ZERO, &[b"body".to_vec()])).unwrap();
+    let content = backend.content("00000000000000000000.log").unwrap();
+    // The checksums were computed by another implementation of CRC-32.
+    let mut expected = b"rejoinLG\x01\0\0\0".to_vec();
+    expected.extend_from_slice(&SALT);
+    expected.extend_from_slice(&[0; 8]);
+    expected.extend_from_slice(&[128, 84, 203, 30]);
+    expected.extend_from_slice(&[4, 0, 0, 0, 0, 0, 0, 0]);
+    expected.extend_from_slice(&[165, 183, 12, 44, 14, 29, 40, 181]);
+    expected.extend_from_slice(b"body");
+    assert_eq!(content, expected);
+}

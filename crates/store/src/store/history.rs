@@ -97,7 +97,7 @@ impl Store {
             if found != sequence {
                 return Err(misplaced(location));
             }
-            if sequence == theirs.sequence(replica) + 1 && previous != theirs.previous_hash(replica)
+            if sequence - 1 == theirs.sequence(replica) && previous != theirs.previous_hash(replica)
             {
                 return Ok(CommitsAfter::Fork { replica, sequence: sequence - 1 });
             }
@@ -207,10 +207,11 @@ impl Missing {
         }
         let mut missing = Self::default();
         for (id, head) in state.version.iter() {
-            let next = theirs.sequence(id) + 1;
-            if next > head.sequence {
+            let known = theirs.sequence(id);
+            if known >= head.sequence {
                 continue;
             }
+            let next = known + 1;
             let index = view.replicas.index(id);
             let index = index.expect("a replica is numbered before it enters a version");
             let places = VecDeque::new();

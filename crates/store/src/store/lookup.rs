@@ -10,8 +10,7 @@ use crate::snapshot::Snapshot;
 impl Store {
     /// The space with this id, if it was created here.
     pub fn find_space(&self, id: SpaceId) -> Option<SpaceIndex> {
-        let view = self.latest.load();
-        view.spaces.iter().find(|(_, state)| state.info.id == id).map(|(index, _)| *index)
+        self.latest.load().space_ids.get(&id).copied()
     }
 
     /// The id of a space.

@@ -68,6 +68,11 @@ impl Store {
             active: Buffer::default(),
             frozen: None,
             tree: tree.current().clone(),
+            space_ids: content
+                .spaces
+                .iter()
+                .map(|(index, state)| (state.info.id, *index))
+                .collect(),
             spaces: content.spaces,
             replicas: Arc::new(content.replicas),
             lsn: meta.mark,

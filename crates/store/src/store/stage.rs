@@ -26,6 +26,8 @@ const STAGE_PREFIX: &str = "stage-";
 /// How much is gathered before it is written to the file, and read from it at once, in bytes.
 const STAGE_BUFFER_BYTES: usize = 256 << 10;
 const ENTRY_HEADER_BYTES: usize = 8;
+/// The most bytes of one row, which is gathered in memory from its parts.
+const STAGED_ROW_BYTES_MAX: u64 = 64 << 20;
 
 /// Whether a file of this name is a stage.
 pub(super) fn is_stage(name: &str) -> bool {
@@ -40,6 +42,8 @@ pub struct StateStage {
     file: StageFile,
     /// The row last pushed, of which more parts may follow.
     last: Option<(RowKey, Row)>,
+    /// How many bytes the parts of that row took so far.
+    last_bytes: u64,
     bytes_max: u64,
 }
 
@@ -72,7 +76,8 @@ impl Store {
         let file = self.backend.create(&name).map_err(StoreError::io("creating a stage"))?;
         let backend = self.backend.clone();
         let file = StageFile { backend, name, file, written: 0, buffer: Vec::new() };
-        Ok(StateStage { space, version, file, last: None, bytes_max: self.options.stage_bytes_max })
+        let bytes_max = self.options.stage_bytes_max;
+        Ok(StateStage { space, version, file, last: None, last_bytes: 0, bytes_max })
     }
 
     /// Joins the staged state into the space, all of it at once, durably; returns the joined version.
@@ -149,6 +154,7 @@ impl StateStage {
     pub fn push(&mut self, key: &[u8], row: &[u8]) -> Result<(), StageError> {
         let malformed =
             |error: rejoin_crdt::codec::DecodeError| StageError::Malformed(error.to_string());
+        let part_bytes = row.len() as u64;
         let key = RowKey::from_bytes(key).map_err(malformed)?;
         let row = Row::from_bytes(key.kind, row).map_err(malformed)?;
         if row.is_empty() {
@@ -159,6 +165,10 @@ impl StateStage {
         }
         match &mut self.last {
             Some((last, whole)) if *last == key => {
+                self.last_bytes += part_bytes;
+                if self.last_bytes > STAGED_ROW_BYTES_MAX {
+                    return Err(StageError::TooLarge { limit: STAGED_ROW_BYTES_MAX });
+                }
                 for (dot, payload) in row.iter() {
                     if whole.get(dot).is_some() {
                         return Err(StageError::Malformed(format!("the dot {dot} comes twice")));
@@ -171,7 +181,7 @@ impl StateStage {
             _ => {}
         }
         self.put_last()?;
-        self.last = Some((key, row));
+        (self.last, self.last_bytes) = (Some((key, row)), part_bytes);
         Ok(())
     }
 

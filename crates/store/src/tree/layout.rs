@@ -144,3 +144,43 @@ pub(super) fn decode_meta(bytes: &[u8]) -> Result<Meta, StoreError> {
     };
     read().ok_or_else(|| damaged("the store's description is malformed"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_have_exactly_these_bytes_and_read_back() {
+        let meta =
+            Meta { replica: ReplicaId::from_bytes([1; 16]), salt: [2; 16], mark: Lsn::new(300) };
+        let bytes = encode_meta(&meta);
+        assert_eq!(bytes, [&[1][..], &[1; 16], &[2; 16], &[0xac, 2]].concat());
+        assert_eq!(decode_meta(&bytes).unwrap(), meta);
+        let later = [&[2][..], &bytes[1..]].concat();
+        assert!(matches!(
+            decode_meta(&later),
+            Err(StoreError::UnknownFormat { found: 2, known: 1, .. })
+        ));
+        assert!(matches!(decode_meta(&bytes[..20]), Err(StoreError::Damaged { .. })));
+
+        let mut replicas = Replicas::default();
+        replicas.push(ReplicaId::from_bytes([9; 16]));
+        let info = SpaceInfo { id: SpaceId::from_bytes([3; 32]), name: "cart".to_owned() };
+        let mut state = SpaceState::new(info);
+        state.confirmed = 5;
+        let head = Head { sequence: 300, hash: CommitHash::from_bytes([4; 32]) };
+        state.version =
+            Arc::new(VersionVector::from_iter([(ReplicaId::from_bytes([9; 16]), head)]));
+        let bytes = encode_space(&state, &replicas);
+        assert_eq!(bytes, [&[3; 32][..], b"\x04cart\x05\x00\xac\x02", &[4; 32]].concat());
+        let read = decode_space(&bytes, &replicas).unwrap();
+        assert_eq!((read.info, read.version, read.confirmed), (state.info, state.version, 5));
+        assert!(decode_space(&bytes[..40], &replicas).is_none());
+
+        let key = index_bytes((crate::entry::SpaceIndex(1), ReplicaIndex(2), 3));
+        assert_eq!(key, [0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3]);
+        let location = Location { lsn: Lsn::new(300), body_bytes: 7 };
+        assert_eq!(encode_location(location), [0xac, 2, 7]);
+        assert_eq!(decode_location(&[0xac, 2, 7]), Some(location));
+    }
+}

@@ -160,3 +160,35 @@ fn a_watcher_resumes_where_it_was_or_is_told_to_read_again() {
         LogPage::Changes { more: false, .. }
     ));
 }
+
+#[test]
+fn a_peer_that_claims_to_know_everything_is_told_nothing() {
+    let (_, a, space) = new_store(1);
+    let (_, b, _) = new_store(2);
+    put(&a, space, "x", 1);
+    put(&b, space, "y", 1);
+    pull(&a, &b, space);
+    let head = rejoin_crdt::Head { sequence: u64::MAX, hash: rejoin_crdt::CommitHash::ZERO };
+    let claimed = VersionVector::from_iter([1, 2, 3].map(|number| (replica(number), head)));
+    let answer = a.commits_after(space, &claimed, 1_000).unwrap();
+    assert_eq!(answer, CommitsAfter::Commits { runs: Vec::new(), more: false });
+    let run = CommitRun {
+        replica: replica(3),
+        first_sequence: u64::MAX,
+        previous: rejoin_crdt::CommitHash::ZERO,
+        bodies: vec![all_runs(&b, space)[0].bodies[0].clone(); 2],
+    };
+    assert!(matches!(a.apply(space, &[run]), Err(ApplyError::Gap { known: 0, .. })));
+    let own_head = VersionVector::from_iter([(replica(1), head)]);
+    assert!(matches!(a.begin_state(space, own_head), Err(StageError::RolledBack { .. })));
+    // The lie is believed of others, for nobody else can know better; it must not break anything.
+    let others = VersionVector::from_iter([(replica(3), head)]);
+    let staged = a.begin_state(space, others).unwrap();
+    a.commit_state(staged).unwrap();
+    put(&a, space, "x", 2);
+    assert!(matches!(
+        a.commits_after(space, &VersionVector::default(), 1_000).unwrap(),
+        CommitsAfter::LogGone
+    ));
+    a.checkpoint().unwrap();
+}
