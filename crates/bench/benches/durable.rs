@@ -34,6 +34,21 @@ const FLOOR_BYTES: usize = 300;
 const VALUE: &str = "thirty-two bytes of description.";
 
 fn main() -> Result<(), Failure> {
+    // Words on the command line choose tables: `commits`, `peer`. None chooses both.
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    let chosen = |word: &str| words.is_empty() || words.iter().any(|chosen| chosen == word);
+    if chosen("commits") {
+        all_commits()?;
+    }
+    if chosen("peer") {
+        println!("Per second, and per second of processor time\n");
+        println!("{:<36} {:>22} {:>22} {:>12}", "", "rejoin", "SQLite", "/ SQLite");
+        apply_and_read()?;
+    }
+    Ok(())
+}
+
+fn all_commits() -> Result<(), Failure> {
     println!(
         "Durable commits of {ROWS_PER_COMMIT} rows: per second, and per second of processor time\n"
     );
