@@ -179,6 +179,21 @@ fn a_snapshot_does_not_move_and_expires_after_so_many_checkpoints() {
 }
 
 #[test]
+fn what_waits_for_the_disk_is_bounded_although_nobody_waits_for_it() {
+    let backend = MemoryBackend::default();
+    let options = StoreOptions { pending_bytes_max: 2_000, ..StoreOptions::default() };
+    let (store, _) = try_open(&backend, 1, options).unwrap();
+    let space = store.create_space(SPACE, "cart").unwrap();
+    for value in 0..100 {
+        let write = |tx: &mut Tx<'_>| tx.put(path("x"), rejoin_crdt::Value::I64(value));
+        let lsn = store.append(space, 0, write).unwrap().1.unwrap().committed().lsn;
+        let pending = lsn.get() - store.durable_lsn().get();
+        assert!(pending < 2_000 + 200, "{pending} bytes wait");
+    }
+    assert!(store.durable_version(space).unwrap().sequence(replica(1)) > 50);
+}
+
+#[test]
 fn writers_fold_the_buffer_themselves_when_nobody_else_does() {
     let backend = MemoryBackend::default();
     let options = StoreOptions {
