@@ -82,3 +82,97 @@ pub(super) fn part_to_send(
     }
     Ok((part, heads))
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use rejoin_crdt::{CommitHash, ReplicaId};
+
+    use super::*;
+
+    const SPACE: SpaceId = SpaceId::from_bytes([1; 32]);
+    const A: ReplicaId = ReplicaId::from_bytes([0xa; 16]);
+    const B: ReplicaId = ReplicaId::from_bytes([0xb; 16]);
+
+    /// Commits `first..=last` of a writer whose every body is its own number.
+    fn run(replica: ReplicaId, first: u64, last: u64) -> Run {
+        let body = |sequence: u64| Bytes::copy_from_slice(&sequence.to_le_bytes());
+        let whole = Run {
+            replica,
+            first_sequence: 1,
+            previous: CommitHash::ZERO,
+            bodies: (1..=last).map(body).collect(),
+        };
+        let before = Run { bodies: whole.bodies[..first as usize - 1].to_vec(), ..whole.clone() };
+        let previous = heads(SPACE, &[before]).previous_hash(replica);
+        Run {
+            first_sequence: first,
+            previous,
+            bodies: whole.bodies[first as usize - 1..].to_vec(),
+            replica,
+        }
+    }
+
+    fn version(entries: &[(ReplicaId, u64)]) -> VersionVector {
+        heads(SPACE, &entries.iter().map(|(id, last)| run(*id, 1, *last)).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn what_the_peer_has_got_meanwhile_is_left_out_and_the_chain_goes_on_behind_it() {
+        let read = [run(A, 3, 8), run(B, 1, 2), run(A, 9, 9)];
+        let goal = version(&[(A, 9), (B, 2)]);
+        let sent = version(&[(A, 5), (B, 2)]);
+        let (part, ends) = part_to_send(SPACE, &read, &sent, &goal).unwrap();
+        assert_eq!(part, vec![run(A, 6, 8), run(A, 9, 9)]);
+        assert_eq!(ends, version(&[(A, 9)]));
+        // All of it, and more than all of it.
+        for sent in [version(&[(A, 9), (B, 2)]), version(&[(A, 12), (B, 4)])] {
+            let nothing = part_to_send(SPACE, &read, &sent, &goal).unwrap();
+            assert_eq!(nothing, (vec![], VersionVector::default()));
+        }
+    }
+
+    #[test]
+    fn nothing_behind_the_first_commit_past_the_goal_is_sent() {
+        let read = [run(A, 1, 2), run(B, 1, 3), run(A, 3, 4)];
+        let goal = version(&[(A, 4), (B, 2)]);
+        let (part, ends) = part_to_send(SPACE, &read, &VersionVector::default(), &goal).unwrap();
+        assert_eq!(part, vec![run(A, 1, 2), run(B, 1, 2)]);
+        assert_eq!(ends, version(&[(A, 2), (B, 2)]));
+    }
+
+    #[test]
+    fn a_commit_that_the_peer_knows_by_another_hash_is_a_fork() {
+        let hash = CommitHash::from_bytes([0xff; 32]);
+        let sent: VersionVector = [(A, Head { sequence: 2, hash })].into_iter().collect();
+        let goal = version(&[(A, 3)]);
+        let fork = part_to_send(SPACE, &[run(A, 1, 3)], &sent, &goal);
+        assert_eq!(fork, Err(Fork { replica: A, sequence: 2 }));
+    }
+
+    #[test]
+    fn a_frame_takes_so_many_commits_and_runs_and_no_more() {
+        let many = [run(A, 1, COMMITS_MAX as u64 + 10)];
+        let goal = version(&[(A, COMMITS_MAX as u64 + 10)]);
+        let (part, ends) = part_to_send(SPACE, &many, &VersionVector::default(), &goal).unwrap();
+        assert_eq!(part[0].bodies.len(), COMMITS_MAX);
+        assert_eq!(ends.sequence(A), COMMITS_MAX as u64);
+
+        let one = run(A, 1, RUNS_MAX as u64 + 10);
+        let previous = |sequence: usize| match sequence {
+            1 => CommitHash::ZERO,
+            _ => CommitHash::from_bytes([1; 32]),
+        };
+        let scattered: Vec<Run> = (1..=one.bodies.len())
+            .map(|sequence| Run {
+                first_sequence: sequence as u64,
+                previous: previous(sequence),
+                bodies: vec![one.bodies[sequence - 1].clone()],
+                replica: A,
+            })
+            .collect();
+        let goal = version(&[(A, RUNS_MAX as u64 + 10)]);
+        let (part, _) = part_to_send(SPACE, &scattered, &VersionVector::default(), &goal).unwrap();
+        assert_eq!(part.len(), RUNS_MAX);
+    }
+}

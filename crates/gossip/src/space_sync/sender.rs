@@ -295,10 +295,6 @@ impl Sender {
         if version.len() > REPLICAS_MAX {
             return Err(Halt::Stop(StopReason::TooLarge("writers of a space".to_owned())));
         }
-        if self.sent.includes(&version) {
-            self.transfer = None;
-            return Ok(VersionVector::default());
-        }
         self.transfer = Some(Transfer::Open { version: version.clone(), source: Some(source) });
         out.push(SpaceOutput::Send(SpaceMessage::StateBegin(version.clone())));
         let space = self.space;

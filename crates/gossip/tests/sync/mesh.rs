@@ -1,5 +1,8 @@
 //! More than two replicas.
 
+use rejoin_gossip::Event;
+use rejoin_gossip::wire::WINDOW_BATCHES_MAX;
+
 use crate::network::{CART, Network};
 
 #[test]
@@ -130,7 +133,8 @@ fn a_state_that_came_from_elsewhere_is_given_up_or_dropped() {
         network.frames.clear();
 
         network.link(0, 2);
-        while network.count("state rows") < 1 + seed % 3 {
+        let begun_at_the_receiver = seed % 3 > 0;
+        while network.count("state begin") == 0 || network.count("state rows") < seed % 3 {
             assert!(network.run_steps(1));
         }
         // The first sender's window closes on it while the second sends it all.
@@ -145,5 +149,34 @@ fn a_state_that_came_from_elsewhere_is_given_up_or_dropped() {
         network.assert_converged(CART);
         network.assert_in_sync(CART);
         assert_eq!(network.hosts[2].stages(), 0);
+        assert!(network.is_linked(0, 2), "{:?}", network.closes);
+        let staged = Event::StateTransfer { space: CART, sending: false };
+        let staged = network.events.iter().any(|(id, event)| *id == (2, 0) && *event == staged);
+        assert!(begun_at_the_receiver || !staged, "a state that is here already is not staged");
     }
+}
+
+#[test]
+fn many_small_commits_for_a_slow_peer_wait_in_the_log() {
+    let mut network = Network::new(2, 10);
+    network.link(0, 1);
+    network.run_until_quiescent();
+    network.block(0, 1, true);
+    for _ in 0..3 * WINDOW_BATCHES_MAX {
+        network.hosts[0].increment(CART, "milk", 1);
+        network.run_until(network.now_ms);
+    }
+    assert_eq!(network.count("commits"), WINDOW_BATCHES_MAX as u64);
+    // The receiver's storage is slow too: all that was sent waits there.
+    network.stall(1, 0, true);
+    network.block(0, 1, false);
+    network.run_until(network.now_ms + 1_000);
+    network.stall(1, 0, false);
+    network.run_until_quiescent();
+    network.assert_converged(CART);
+    network.assert_in_sync(CART);
+    assert!(
+        network.count("commits") < WINDOW_BATCHES_MAX as u64 + 10,
+        "the rest goes in few batches"
+    );
 }

@@ -319,6 +319,13 @@ impl Network {
                 }
                 Output::Event(event) => self.events.push((id, event)),
                 Output::Close(reason) => {
+                    let honest = !matches!(
+                        reason,
+                        CloseReason::Malformed { .. }
+                            | CloseReason::Violation(_)
+                            | CloseReason::Overrun(_)
+                    );
+                    assert!(honest, "{id:?} accuses an honest peer: {reason}");
                     closed = true;
                     self.closes.push((id, reason));
                 }
@@ -357,6 +364,13 @@ impl Network {
                                 assert!(fresh, "{dot} was sent twice over one connection");
                             }
                         }
+                    }
+                    if let SpaceMessage::StateBegin(version) = &message {
+                        let host = &self.hosts[id.0];
+                        assert!(
+                            version.sequence(host.replica()) <= host.sent(space),
+                            "own commits are marked as sent before a state with them leaves"
+                        );
                     }
                     kind_of(&message)
                 }
