@@ -163,3 +163,21 @@ fn a_state_keeps_its_digest() {
         "670ea7ca6de2a135d0123ea768ef0a9d6cfbd8d7458d0c63b2c4abdec8ccd4a2"
     );
 }
+
+#[test]
+fn a_digest_covers_every_row_of_many_pages() {
+    let version = version();
+    let state = |last: i64| {
+        let mut rows = MemoryRows::default();
+        for number in 0..=PAGE_ROWS_MAX as u64 {
+            let key = RowKey { path: Path::of([number]).unwrap(), kind: Kind::Counter };
+            let amount = if number == PAGE_ROWS_MAX as u64 { last } else { 0 };
+            let Ok(()) =
+                rows.set_row(&key, Row::from_iter([(dot(ANN, 1), Payload::Counter(amount))]));
+        }
+        let Ok(digest) = state_digest(&rows, &version);
+        digest
+    };
+    assert_eq!(state(1), state(1));
+    assert_ne!(state(1), state(2));
+}

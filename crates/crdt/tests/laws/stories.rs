@@ -401,6 +401,9 @@ fn a_commit_is_refused_until_its_causal_past_is_there() {
     let all = &s.cluster.replica(BEN).state().version;
     assert_eq!(body(b1).ready(b1, all), Err(NotReady::Applied));
     assert_eq!(body(a1).ready(a1, &nothing), Ok(()));
+    // A writer that lies about what it depends on is held to what it observed.
+    let lying = CommitBody { dependencies: vec![], ..body(b1).clone() };
+    assert_eq!(lying.ready(b1, &nothing), Err(NotReady::Missing(a1)));
 }
 
 #[test]
