@@ -9,7 +9,7 @@ use super::record::RECORD_HEADER_BYTES;
 use super::segment::{
     SEGMENT_HEADER_BYTES, is_segment_header, parse_segment_name, segment_header, segment_name,
 };
-use super::{Framing, Location, Log, LogWriter, Lsn, Segment};
+use super::{Framing, Location, Log, LogSizes, LogWriter, Lsn, Segment};
 use crate::backend::{Backend, StorageFile};
 use crate::error::{StoreError, TornTail};
 
@@ -30,7 +30,7 @@ pub(crate) fn recover(
     backend: &Arc<dyn Backend>,
     salt: [u8; 16],
     mark: Lsn,
-    segment_bytes: u64,
+    sizes: LogSizes,
     replay: &mut dyn FnMut(Location, Bytes) -> Result<(), StoreError>,
 ) -> Result<Recovered, StoreError> {
     let framing = Framing::new(&salt);
@@ -54,6 +54,7 @@ pub(crate) fn recover(
     };
 
     let mut next = mark;
+    let mut reserved = last.end;
     for (index, segment) in found.iter().enumerate().skip(start) {
         if next < segment.first || next > segment.end {
             return Err(
@@ -67,12 +68,15 @@ pub(crate) fn recover(
         if sealed_at.is_some_and(|end| end != next) || sealed_at.is_some() && next != segment.end {
             return Err(segment.damaged(next, "a record of a sealed segment does not verify"));
         }
-        if next != segment.end {
-            if synced_later(&framing, next, &bytes[verified..]) {
+        // What is zero to the end was reserved, and never written to.
+        let torn = without_zeros(&bytes[verified..]);
+        if !torn.is_empty() {
+            if synced_later(&framing, next, torn) {
                 return Err(segment.damaged(next, "a record does not verify, and later ones do"));
             }
             segment.cut(next)?;
-            torn_tail = Some(TornTail { position: next, bytes: segment.end.0 - next.0 });
+            reserved = next;
+            torn_tail = Some(TornTail { position: next, bytes: torn.len() as u64 });
         }
     }
     if torn_creation {
@@ -89,7 +93,8 @@ pub(crate) fn recover(
         file: last_file,
         first: last_first,
         end: next,
-        segment_bytes,
+        reserved,
+        sizes,
     };
     Ok(Recovered { log, writer, torn_tail })
 }
@@ -216,6 +221,12 @@ fn replay_segment(
         at += record.len();
     }
     Ok(at)
+}
+
+/// The bytes up to the last one that is not zero.
+fn without_zeros(bytes: &[u8]) -> &[u8] {
+    let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    &bytes[..end]
 }
 
 /// Whether `bytes`, which lie at `position`, where no record verifies, hold one of a batch that was

@@ -11,12 +11,24 @@ const SALT: [u8; 16] = [3; 16];
 /// Large enough that a log has a few segments and small enough to try every byte of it.
 const SEGMENT_BYTES: u64 = 300;
 
+/// With and without room filled ahead of the records.
+const RESERVES: [usize; 2] = [0, 24];
+
 type Bodies = Vec<Vec<u8>>;
 
 fn open(backend: &MemoryBackend, mark: Lsn) -> Result<(Recovered, Bodies), StoreError> {
+    open_with(backend, mark, 0)
+}
+
+fn open_with(
+    backend: &MemoryBackend,
+    mark: Lsn,
+    reserve_bytes: usize,
+) -> Result<(Recovered, Bodies), StoreError> {
     let mut bodies = Bodies::new();
     let backend: Arc<dyn Backend> = Arc::new(backend.clone());
-    let recovered = recover(&backend, SALT, mark, SEGMENT_BYTES, &mut |_, body| {
+    let sizes = LogSizes { segment_bytes: SEGMENT_BYTES, reserve_bytes };
+    let recovered = recover(&backend, SALT, mark, sizes, &mut |_, body| {
         bodies.push(body.to_vec());
         Ok(())
     })?;
@@ -33,7 +45,11 @@ fn batch(start: Lsn, bodies: &[Vec<u8>]) -> Vec<u8> {
 
 /// A log of eight batches of one to three records in several segments; returns the batches too.
 fn written(backend: &MemoryBackend) -> Vec<(Lsn, Bodies)> {
-    let (mut recovered, _) = open(backend, Lsn::ZERO).unwrap();
+    written_with(backend, 0)
+}
+
+fn written_with(backend: &MemoryBackend, reserve_bytes: usize) -> Vec<(Lsn, Bodies)> {
+    let (mut recovered, _) = open_with(backend, Lsn::ZERO, reserve_bytes).unwrap();
     let mut batches = Vec::new();
     for number in 0..8u8 {
         let bodies: Bodies = (0..=number % 3)
@@ -96,19 +112,23 @@ fn reads_and_scans_give_what_was_appended() {
 
 #[test]
 fn log_cut_at_every_byte_opens_to_a_prefix_and_can_be_appended_to() {
+    RESERVES.into_iter().for_each(cut_at_every_byte);
+}
+
+fn cut_at_every_byte(reserve_bytes: usize) {
     let backend = MemoryBackend::default();
-    let batches = written(&backend);
+    let batches = written_with(&backend, reserve_bytes);
     let all: Bodies = batches.iter().flat_map(|(_, bodies)| bodies.clone()).collect();
     let name = segments(&backend).pop().unwrap();
     let content = backend.content(&name).unwrap();
     for cut in 0..content.len() {
         let copy = backend.copy();
         copy.set_content(&name, content[..cut].to_vec());
-        let (mut recovered, bodies) = open(&copy, Lsn::ZERO).unwrap();
+        let (mut recovered, bodies) = open_with(&copy, Lsn::ZERO, reserve_bytes).unwrap();
         assert!(all.starts_with(&bodies), "cut at {cut}");
         let end = recovered.writer.end();
         recovered.writer.append(&batch(end, &[b"after".to_vec()])).unwrap();
-        let (again, mut more) = open(&copy, Lsn::ZERO).unwrap();
+        let (again, mut more) = open_with(&copy, Lsn::ZERO, reserve_bytes).unwrap();
         assert_eq!((more.pop(), again.torn_tail), (Some(b"after".to_vec()), None), "cut at {cut}");
         assert_eq!(more, bodies);
     }
@@ -116,8 +136,12 @@ fn log_cut_at_every_byte_opens_to_a_prefix_and_can_be_appended_to() {
 
 #[test]
 fn every_flipped_byte_gives_a_prefix_that_lacks_the_last_batch_only_or_a_refusal() {
+    RESERVES.into_iter().for_each(flip_every_byte);
+}
+
+fn flip_every_byte(reserve_bytes: usize) {
     let backend = MemoryBackend::default();
-    let batches = written(&backend);
+    let batches = written_with(&backend, reserve_bytes);
     let all: Bodies = batches.iter().flat_map(|(_, bodies)| bodies.clone()).collect();
     let last_batch = batches.last().unwrap();
     let synced_before_last = all.len() - last_batch.1.len();
@@ -129,7 +153,7 @@ fn every_flipped_byte_gives_a_prefix_that_lacks_the_last_batch_only_or_a_refusal
             let mut flipped = content.clone();
             flipped[at] ^= 0x41;
             copy.set_content(&name, flipped);
-            match open(&copy, Lsn::ZERO) {
+            match open_with(&copy, Lsn::ZERO, reserve_bytes) {
                 Ok((_, bodies)) => {
                     assert!(all.starts_with(&bodies), "{name} at {at}");
                     assert!(
@@ -245,4 +269,25 @@ fn a_log_with_one_record_has_exactly_these_bytes() {
     expected.extend_from_slice(&[165, 183, 12, 44, 14, 29, 40, 181]);
     expected.extend_from_slice(b"body");
     assert_eq!(content, expected);
+}
+
+#[test]
+fn room_ahead_is_filled_once_for_many_commits_and_given_back_by_sealing() {
+    let backend = MemoryBackend::default();
+    let (mut recovered, _) = open_with(&backend, Lsn::ZERO, 100).unwrap();
+    let length =
+        |backend: &MemoryBackend| backend.content("00000000000000000000.log").unwrap().len();
+    let mut lengths = Vec::new();
+    for number in 0..6 {
+        let end = recovered.writer.end();
+        recovered.writer.append(&batch(end, &[vec![number; 4]])).unwrap();
+        lengths.push(length(&backend));
+    }
+    let first = SEGMENT_HEADER_BYTES + 20 + 100;
+    assert_eq!(lengths[..6], [first; 6], "five more commits fit into the room of the first");
+    let (mut reopened, bodies) = open_with(&backend, Lsn::ZERO, 100).unwrap();
+    assert_eq!((bodies.len(), reopened.torn_tail), (6, None));
+    reopened.writer.seal().unwrap();
+    assert_eq!(length(&backend), SEGMENT_HEADER_BYTES + 6 * 20);
+    assert_eq!(open(&backend, Lsn::ZERO).unwrap().1.len(), 6);
 }

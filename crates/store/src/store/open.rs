@@ -14,7 +14,7 @@ use crate::backend::Backend;
 use crate::entry::{Entry, SpaceIndex};
 use crate::error::{StoreError, TornTail};
 use crate::head::{Head, ReadyCommit};
-use crate::log::{Framing, Location, is_segment, recover};
+use crate::log::{Framing, Location, LogSizes, is_segment, recover};
 use crate::observer::Observer;
 use crate::options::{FreshIds, StoreOptions};
 use crate::tree::TreeStore;
@@ -86,7 +86,7 @@ impl Store {
             &backend,
             meta.salt,
             meta.mark,
-            options.segment_bytes,
+            LogSizes { segment_bytes: options.segment_bytes, reserve_bytes: options.reserve_bytes },
             &mut |location, record| replay.record(location, &record),
         )?;
         let Replay { mut head, joined, commits } = replay;

@@ -17,7 +17,8 @@ struct Promise {
 /// Runs a store through commits, checkpoints, a join and a truncation on a recording disk.
 fn recorded() -> (MemoryBackend, Vec<Promise>, BTreeMap<(u64, bool), StateDigest>) {
     let backend = MemoryBackend::recording();
-    let options = StoreOptions { segment_bytes: 2_000, ..StoreOptions::default() };
+    let options =
+        StoreOptions { segment_bytes: 2_000, reserve_bytes: 100, ..StoreOptions::default() };
     let (store, _) = try_open(&backend, 1, options).unwrap();
     let space = store.create_space(SPACE, "cart").unwrap();
     let (_, peer, _) = new_store(2);
@@ -81,7 +82,8 @@ fn check(
     promise: Option<&Promise>,
     expected: &BTreeMap<(u64, bool), StateDigest>,
 ) {
-    let options = StoreOptions { segment_bytes: 2_000, ..StoreOptions::default() };
+    let options =
+        StoreOptions { segment_bytes: 2_000, reserve_bytes: 100, ..StoreOptions::default() };
     let (store, _) = try_open(image, 1, options).expect("a crash is no damage");
     let space = store.create_space(SPACE, "cart").unwrap();
     let version = version(&store, space);

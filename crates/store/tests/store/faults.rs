@@ -14,7 +14,8 @@ struct Acknowledged {
 /// A life of a store on a disk that may fail: ends at the first error, which it returns.
 fn live(backend: &MemoryBackend, peer: &Store, done: &mut Acknowledged) -> Result<(), String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
-    let options = StoreOptions { segment_bytes: 1_500, ..StoreOptions::default() };
+    let options =
+        StoreOptions { segment_bytes: 1_500, reserve_bytes: 100, ..StoreOptions::default() };
     let (store, _) = try_open(backend, 1, options).map_err(|error| text(&error))?;
     let space = store.create_space(SPACE, "cart").map_err(|error| text(&error))?;
     for number in 0..12 {

@@ -6,7 +6,8 @@ use rejoin_store::*;
 use crate::support::*;
 
 fn small_segments(backend: &MemoryBackend, number: u8) -> Store {
-    let options = StoreOptions { segment_bytes: 500, ..StoreOptions::default() };
+    let options =
+        StoreOptions { segment_bytes: 500, reserve_bytes: 100, ..StoreOptions::default() };
     try_open(backend, number, options).unwrap().0
 }
 

@@ -58,7 +58,7 @@ proptest! {
     #[test]
     fn the_store_is_an_ordered_map_that_lasts(steps in prop::collection::vec(step(), 1..80)) {
         let backend = MemoryBackend::default();
-        let options = StoreOptions { segment_bytes: 400, buffer_bytes_max: 20_000, ..StoreOptions::default() };
+        let options = StoreOptions { segment_bytes: 400, reserve_bytes: 100, buffer_bytes_max: 20_000, ..StoreOptions::default() };
         let mut store = try_open(&backend, 1, options.clone()).unwrap().0;
         let space = store.create_space(SPACE, "cart").unwrap();
         let mut model = Model::new();

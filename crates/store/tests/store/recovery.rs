@@ -27,7 +27,7 @@ fn a_log_cut_at_every_byte_opens_to_a_prefix_of_the_acknowledged_commits() {
     for cut in 0..content.len() {
         let copy = backend.copy();
         copy.set_content(LOG, content[..cut].to_vec());
-        let (store, report) = try_open(&copy, 1, StoreOptions::default()).unwrap();
+        let (store, report) = try_open(&copy, 1, small_log()).unwrap();
         if store.spaces().is_empty() {
             assert_eq!(report.replayed_commits, 0);
             continue;
@@ -43,17 +43,20 @@ fn a_log_cut_at_every_byte_opens_to_a_prefix_of_the_acknowledged_commits() {
 fn every_flipped_byte_of_the_log_gives_a_prefix_or_a_refusal_with_its_position() {
     let (backend, space, digests) = written(6);
     let content = backend.content(LOG).unwrap();
+    let records_end = 1 + content.iter().rposition(|byte| *byte != 0).unwrap();
     let mut refused = 0;
     for at in 0..content.len() {
         let copy = backend.copy();
         let mut flipped = content.clone();
         flipped[at] ^= 0x10;
         copy.set_content(LOG, flipped);
-        match try_open(&copy, 1, StoreOptions::default()) {
+        match try_open(&copy, 1, small_log()) {
             Ok((store, report)) => {
                 let commits = report.replayed_commits as usize;
                 assert_eq!(digest(&store, space), digests[commits], "flip at {at}");
-                assert_eq!(commits, 5, "only the last batch can be taken for a torn tail");
+                // Behind the records is room for more, where a stray byte costs nothing.
+                let expected = if at < records_end { 5 } else { 6 };
+                assert_eq!(commits, expected, "only the last batch can be taken for a torn tail");
                 assert!(report.torn_tail.is_some());
             }
             Err(StoreError::Damaged { file, position, .. }) => {
@@ -64,7 +67,7 @@ fn every_flipped_byte_of_the_log_gives_a_prefix_or_a_refusal_with_its_position()
             Err(other) => panic!("flip at {at}: {other}"),
         }
     }
-    assert!(refused > content.len() / 2);
+    assert!(refused > records_end / 2);
 }
 
 #[test]
@@ -77,7 +80,7 @@ fn after_a_checkpoint_a_flipped_byte_never_changes_what_is_read() {
         let mut flipped = content.clone();
         flipped[at] ^= 0x10;
         copy.set_content(LOG, flipped);
-        let store = match try_open(&copy, 1, StoreOptions::default()) {
+        let store = match try_open(&copy, 1, small_log()) {
             Ok((store, _)) => store,
             Err(StoreError::Damaged { .. }) => continue,
             Err(other) => panic!("flip at {at}: {other}"),
@@ -96,7 +99,7 @@ fn after_a_checkpoint_a_flipped_byte_never_changes_what_is_read() {
 fn read_all(backend: &MemoryBackend, tree: Vec<u8>) -> Result<StateDigest, StoreError> {
     let copy = backend.copy();
     copy.set_content("tree.redb", tree);
-    let (store, _) = try_open(&copy, 1, StoreOptions::default())?;
+    let (store, _) = try_open(&copy, 1, small_log())?;
     let space = store.spaces()[0].0;
     let snapshot = store.snapshot(space)?;
     rejoin_crdt::state_digest(&snapshot, snapshot.version())
@@ -144,7 +147,7 @@ fn a_missing_log_or_tree_is_refused() {
     for missing in [LOG, "tree.redb"] {
         let copy = backend.copy();
         Backend::remove(&copy, missing).unwrap();
-        assert!(try_open(&copy, 1, StoreOptions::default()).is_err(), "without {missing}");
+        assert!(try_open(&copy, 1, small_log()).is_err(), "without {missing}");
     }
 }
 

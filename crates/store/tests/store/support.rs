@@ -39,7 +39,7 @@ pub(crate) fn try_open(
 }
 
 pub(crate) fn open(backend: &MemoryBackend, number: u8) -> Store {
-    try_open(backend, number, StoreOptions::default()).unwrap().0
+    try_open(backend, number, small_log()).unwrap().0
 }
 
 /// A store of its own with the space in it.
@@ -125,4 +125,9 @@ pub(crate) fn stage(to: &Store, from: &Store, space: SpaceIndex) -> Result<State
 /// Brings `to` everything that `from` has, by a state join.
 pub(crate) fn join(to: &Store, from: &Store, space: SpaceIndex) -> Arc<VersionVector> {
     to.commit_state(stage(to, from, space).unwrap()).unwrap()
+}
+
+/// Options under which the log keeps little room ahead, so that trying every byte of it takes no time.
+pub(crate) fn small_log() -> StoreOptions {
+    StoreOptions { reserve_bytes: 100, ..StoreOptions::default() }
 }
