@@ -31,7 +31,6 @@ const ROWS_PER_COMMIT: u64 = 5;
 /// Commits choose their rows among so many.
 const ROWS: u64 = 500_000;
 const FLOOR_BYTES: usize = 300;
-const VALUE: &str = "thirty-two bytes of description.";
 
 fn main() -> Result<(), Failure> {
     // Words on the command line choose tables: `commits`, `peer`. None chooses both.
@@ -92,9 +91,10 @@ impl std::fmt::Display for Rate {
     }
 }
 
-/// The keys of one commit.
-fn keys(rng: &mut ChaCha8Rng) -> [u64; ROWS_PER_COMMIT as usize] {
-    std::array::from_fn(|_| rng.random_range(0..ROWS))
+/// The keys of one commit, each with a value of 32 bytes. Values are new each time: SQLite leaves a page
+/// alone, and skips the sync, if a row is replaced with itself.
+fn rows(rng: &mut ChaCha8Rng) -> [(u64, String); ROWS_PER_COMMIT as usize] {
+    std::array::from_fn(|_| (rng.random_range(0..ROWS), format!("{:032x}", rng.random::<u128>())))
 }
 
 fn commits(writers: usize) -> Result<(), Failure> {
@@ -163,10 +163,10 @@ fn waiting_writers(
 }
 
 fn write(space: &Space, rng: &mut ChaCha8Rng) -> Result<(), Failure> {
-    let keys = keys(rng);
+    let rows = rows(rng);
     Ok(space.write(|tx| {
-        for key in keys {
-            tx.register(path!["row", key]).put(VALUE)?;
+        for (key, value) in rows {
+            tx.register(path!["row", key]).put(value)?;
         }
         Ok(())
     })?)
@@ -205,8 +205,8 @@ impl Sqlite {
             let mut insert = transaction
                 .prepare_cached("INSERT OR REPLACE INTO rows (key, value) VALUES (?1, ?2)")?;
             for _ in 0..commits {
-                for key in keys(rng) {
-                    insert.execute((key.to_be_bytes(), VALUE))?;
+                for (key, value) in rows(rng) {
+                    insert.execute((key.to_be_bytes(), value))?;
                 }
             }
         }
@@ -272,10 +272,10 @@ fn backlog(folder: &std::path::Path) -> Result<(Backlog, u64), Failure> {
     let source = Target::open_with(&folder.join("source.rejoin"), options.clone())?;
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     for time in 0..BACKLOG {
-        let keys = keys(&mut rng);
+        let rows = rows(&mut rng);
         source.store.write(source.space, time, |tx| {
-            for key in keys {
-                tx.put(path![key].expect("a short path"), VALUE.into())?;
+            for (key, value) in rows {
+                tx.put(path![key].expect("a short path"), value.into())?;
             }
             Ok::<_, PrepareError<StoreError>>(())
         })?;
@@ -381,8 +381,8 @@ impl Sqlite {
     fn scan(&self) -> Result<u64, Failure> {
         let connection = self.connection.lock().expect("no writer panics");
         let mut select = connection.prepare("SELECT key, value FROM rows ORDER BY key")?;
-        let (mut rows, mut count) = (select.query([])?, 0);
-        while let Some(row) = rows.next()? {
+        let (mut found, mut count) = (select.query([])?, 0);
+        while let Some(row) = found.next()? {
             count += u64::from(!row.get_ref(1)?.as_str()?.is_empty());
         }
         Ok(count)

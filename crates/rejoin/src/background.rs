@@ -10,6 +10,10 @@ use rejoin_store::{Durability, Store};
 use crate::Error;
 use crate::hub::lock;
 
+/// How much is written between two looks at whether a checkpoint is due, in bytes of commits: far less than
+/// makes one due.
+const WAKE_BYTES: usize = 64 << 10;
+
 /// The running thread.
 #[derive(Debug)]
 pub(crate) struct Background {
@@ -26,8 +30,12 @@ pub(crate) struct Signal {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Something was written since the thread last looked.
+    /// There is something to look at.
     kicked: bool,
+    /// What was written since the thread last looked.
+    unseen_bytes: usize,
+    /// How much of that there must be before it looks again.
+    wake_bytes: usize,
     stopping: bool,
 }
 
@@ -37,6 +45,10 @@ impl Background {
         signal: &Arc<Signal>,
         durability: Durability,
     ) -> Result<Self, Error> {
+        lock(&signal.state).wake_bytes = match durability {
+            Durability::Immediate => WAKE_BYTES,
+            Durability::Eventual { .. } => 0,
+        };
         let (store, theirs) = (Arc::clone(store), Arc::clone(signal));
         let run = move || run(&store, &theirs, durability);
         let thread = std::thread::Builder::new().name("rejoin".to_owned()).spawn(run);
@@ -74,10 +86,12 @@ fn run(store: &Store, signal: &Signal, durability: Durability) {
 }
 
 impl Signal {
-    /// Says that something was written.
-    pub(crate) fn kick(&self) {
+    /// Says that so many bytes of commits were written. The thread is woken once there is enough for it to look
+    /// at, and not for each commit: waking it costs as much as writing one.
+    pub(crate) fn written(&self, bytes: usize) {
         let mut state = lock(&self.state);
-        if !state.kicked {
+        state.unseen_bytes = state.unseen_bytes.saturating_add(bytes);
+        if !state.kicked && state.unseen_bytes >= state.wake_bytes {
             state.kicked = true;
             drop(state);
             self.changed.notify_one();
@@ -90,6 +104,7 @@ impl Signal {
         let waited = self.changed.wait_while(state, |state| !state.kicked && !state.stopping);
         let mut state = waited.unwrap_or_else(PoisonError::into_inner);
         state.kicked = false;
+        state.unseen_bytes = 0;
         !state.stopping
     }
 

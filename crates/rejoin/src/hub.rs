@@ -126,7 +126,7 @@ impl Hub {
             }
         }
         drop(state);
-        self.signal.kick();
+        self.signal.written(changes.iter().map(Change::bytes).sum());
     }
 
     fn durable(&self, lsn: Lsn) {

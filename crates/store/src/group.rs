@@ -49,6 +49,8 @@ pub(crate) struct Batch {
 #[derive(Debug, Default)]
 struct BatchState {
     led: bool,
+    /// How many sleep until the outcome is there. Waking nobody would cost a system call.
+    waiting: usize,
     outcome: Option<Result<(), Cause>>,
 }
 
@@ -69,7 +71,11 @@ impl Batch {
         loop {
             match &state.outcome {
                 Some(outcome) => return outcome.clone(),
-                None => state = self.resolved.wait(state).unwrap_or_else(PoisonError::into_inner),
+                None => {
+                    state.waiting += 1;
+                    state = self.resolved.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state.waiting -= 1;
+                }
             }
         }
     }
@@ -78,7 +84,10 @@ impl Batch {
     pub(crate) fn resolve(&self, outcome: Result<(), Cause>) {
         let mut state = lock(&self.state);
         state.outcome.get_or_insert(outcome);
+        let anybody = state.waiting > 0;
         drop(state);
-        self.resolved.notify_all();
+        if anybody {
+            self.resolved.notify_all();
+        }
     }
 }

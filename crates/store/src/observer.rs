@@ -36,6 +36,14 @@ impl Change {
         }
     }
 
+    /// How large the commit's canonical bytes are; 0 for a joined state.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Change::Commit { body, .. } => body.len(),
+            Change::Joined { .. } => 0,
+        }
+    }
+
     /// The space that changed.
     pub fn space(&self) -> SpaceIndex {
         match self {
