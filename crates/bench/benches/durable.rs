@@ -110,7 +110,7 @@ fn commits(writers: usize) -> Result<(), Failure> {
         rates[1].push(Rate::measure(|| append_and_sync(&mut floor, writers))?);
         rates[2].push(Rate::measure(|| waiting_writers(writers, |rng| sqlite.commit(rng, 1)))?);
         rates[3].push(Rate::measure(|| {
-            let (mut rng, mut done) = (ChaCha8Rng::seed_from_u64(0), 0);
+            let (mut rng, mut done) = (fresh_rng(), 0);
             let began = Instant::now();
             while began.elapsed() < ROUND {
                 batched.commit(&mut rng, writers)?;
@@ -128,6 +128,12 @@ fn commits(writers: usize) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Rows that were never written before, the same from run to run.
+fn fresh_rng() -> ChaCha8Rng {
+    static MADE: AtomicU64 = AtomicU64::new(0);
+    ChaCha8Rng::seed_from_u64(MADE.fetch_add(1, Ordering::Relaxed))
+}
+
 /// Has so many threads commit one after the other until the round is over; the number of commits.
 fn waiting_writers(
     writers: usize,
@@ -136,10 +142,10 @@ fn waiting_writers(
     let (over, done) = (AtomicBool::new(false), AtomicU64::new(0));
     let failure: Mutex<Option<Failure>> = Mutex::new(None);
     std::thread::scope(|scope| {
-        for writer in 0..writers {
+        for _ in 0..writers {
             let (over, done, failure, commit) = (&over, &done, &failure, &commit);
             let work = move || {
-                let mut rng = ChaCha8Rng::seed_from_u64(writer as u64);
+                let mut rng = fresh_rng();
                 while !over.load(Ordering::Relaxed) {
                     if let Err(error) = commit(&mut rng) {
                         failure.lock().expect("no writer panics").get_or_insert(error);
