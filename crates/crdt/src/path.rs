@@ -13,6 +13,7 @@
 //! In content, `0x00` is written `0x01 0x01` and `0x01` is written `0x01 0x02`. Tags up to `0x0f` are
 //! left free: a [`RowKey`](crate::RowKey) ends a path with the kind of the row.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -273,7 +274,7 @@ impl Iterator for Segments<'_> {
         let (segment, rest) = parse_segment(self.rest)
             .expect("a path holds only whole segments, checked when it was made");
         self.rest = rest;
-        Some(segment)
+        Some(segment.into())
     }
 }
 
@@ -370,8 +371,25 @@ fn push_content(out: &mut Vec<u8>, tag: u8, content: &[u8]) -> Result<(), PathEr
     Ok(())
 }
 
+/// A segment as it stands in an encoding; nothing is copied unless it had to be unescaped.
+enum Parsed<'a> {
+    U64(u64),
+    String(Cow<'a, str>),
+    Bytes(Cow<'a, [u8]>),
+}
+
+impl From<Parsed<'_>> for Segment {
+    fn from(parsed: Parsed<'_>) -> Self {
+        match parsed {
+            Parsed::U64(number) => Segment::U64(number),
+            Parsed::String(text) => Segment::String(text.into_owned()),
+            Parsed::Bytes(bytes) => Segment::Bytes(bytes.into_owned()),
+        }
+    }
+}
+
 /// The first segment of `bytes`, which are not empty, and what follows it.
-fn parse_segment(bytes: &[u8]) -> Result<(Segment, &[u8]), DecodeError> {
+fn parse_segment(bytes: &[u8]) -> Result<(Parsed<'_>, &[u8]), DecodeError> {
     let malformed = || DecodeError::Malformed("not a path segment".to_owned());
     let (tag, rest) = bytes.split_first().ok_or_else(malformed)?;
     match *tag {
@@ -381,48 +399,50 @@ fn parse_segment(bytes: &[u8]) -> Result<(Segment, &[u8]), DecodeError> {
             if digits.first() == Some(&0) {
                 return Err(DecodeError::NotCanonical);
             }
-            Ok((
-                Segment::U64(
-                    digits.iter().fold(0, |number, digit| number << 8 | u64::from(*digit)),
-                ),
-                rest,
-            ))
+            let number = digits.iter().fold(0, |number, digit| number << 8 | u64::from(*digit));
+            Ok((Parsed::U64(number), rest))
         }
         TAG_STRING => {
             let (content, rest) = parse_content(rest)?;
-            let text = String::from_utf8(content)
-                .map_err(|_| DecodeError::Invalid("a path segment is not UTF-8"))?;
-            Ok((Segment::String(text), rest))
+            let text = match content {
+                Cow::Borrowed(bytes) => str::from_utf8(bytes).map(Cow::Borrowed).ok(),
+                Cow::Owned(bytes) => String::from_utf8(bytes).map(Cow::Owned).ok(),
+            };
+            let text = text.ok_or(DecodeError::Invalid("a path segment is not UTF-8"))?;
+            Ok((Parsed::String(text), rest))
         }
         TAG_BYTES => {
             let (content, rest) = parse_content(rest)?;
-            Ok((Segment::Bytes(content), rest))
+            Ok((Parsed::Bytes(content), rest))
         }
         _ => Err(malformed()),
     }
 }
 
-fn parse_content(bytes: &[u8]) -> Result<(Vec<u8>, &[u8]), DecodeError> {
+fn parse_content(bytes: &[u8]) -> Result<(Cow<'_, [u8]>, &[u8]), DecodeError> {
     let end = bytes
         .iter()
         .position(|byte| *byte == END)
         .ok_or_else(|| DecodeError::Malformed("a path segment has no end".to_owned()))?;
+    let (escaped, rest) = (&bytes[..end], &bytes[end + 1..]);
+    if !escaped.contains(&ESCAPE) {
+        return Ok((Cow::Borrowed(escaped), rest));
+    }
     let mut content = Vec::with_capacity(end);
-    let mut escaped = bytes[..end].iter();
+    let mut escaped = escaped.iter();
     while let Some(byte) = escaped.next() {
         match *byte {
             ESCAPE => match escaped.next() {
                 Some(code @ (1 | 2)) => content.push(code - 1),
                 _ => {
-                    return Err(DecodeError::Malformed(
-                        "a path segment has a broken escape".to_owned(),
-                    ));
+                    let detail = "a path segment has a broken escape".to_owned();
+                    return Err(DecodeError::Malformed(detail));
                 }
             },
             byte => content.push(byte),
         }
     }
-    Ok((content, &bytes[end + 1..]))
+    Ok((Cow::Owned(content), rest))
 }
 
 #[cfg(test)]
