@@ -218,6 +218,7 @@ fn own_replica_ahead(store: &Store, space: SpaceIndex, theirs: u64) -> ApplyErro
     }
 }
 
+#[allow(clippy::needless_pass_by_value)] // It stands where `map_err` wants a function of the error.
 fn host_error(error: StoreError) -> HostError {
     HostError(error.to_string())
 }

@@ -82,7 +82,7 @@ impl Replica {
     pub fn open_with(folder: impl AsRef<FilePath>, options: Options) -> Result<Self, Error> {
         let folder = folder.as_ref();
         let backend = FileBackend::new(folder).map_err(Error::folder("opening the folder"))?;
-        Self::over(Arc::new(backend), options)
+        Self::over(&(Arc::new(backend) as Arc<dyn Backend>), options)
     }
 
     /// A new replica in memory, which is gone when it is closed: for tests of applications.
@@ -90,10 +90,10 @@ impl Replica {
     /// # Errors
     /// [`Error::Random`] if the system gives no random bytes.
     pub fn in_memory(options: Options) -> Result<Self, Error> {
-        Self::over(Arc::new(MemoryBackend::default()), options)
+        Self::over(&(Arc::new(MemoryBackend::default()) as Arc<dyn Backend>), options)
     }
 
-    fn over(backend: Arc<dyn Backend>, options: Options) -> Result<Self, Error> {
+    fn over(backend: &Arc<dyn Backend>, options: Options) -> Result<Self, Error> {
         let mut random = [0; 32];
         getrandom::fill(&mut random).map_err(Error::Random)?;
         let (replica, salt) = random.split_at(16);
@@ -104,12 +104,12 @@ impl Replica {
         let hub = Arc::new(Hub::default());
         let observer = Box::new(News(Arc::clone(&hub)));
         let durability = options.store.durability;
-        let (store, report) = Store::open(Arc::clone(&backend), options.store, fresh, observer)?;
+        let (store, report) = Store::open(Arc::clone(backend), options.store, fresh, observer)?;
         let store = Arc::new(store);
         // Under the store's lock, so that no other process makes one too.
         let key = match options.device_key {
             Some(key) => key,
-            None => device_key::load_or_create(&*backend, store.spaces().is_empty())?,
+            None => device_key::load_or_create(&**backend, store.spaces().is_empty())?,
         };
         hub.begin(&store);
         let background = Background::start(&store, &hub.signal, durability)?;

@@ -171,6 +171,7 @@ impl CounterMut<'_, '_> {
     ///
     /// # Errors
     /// [`Error::Path`], [`Error::CounterOverflow`] or [`Error::Store`].
+    #[allow(clippy::should_implement_trait)] // It is what one does to a counter, and no operator.
     pub fn add(self, amount: i64) -> Result<(), Error> {
         let (inner, path) = self.parts()?;
         Ok(inner.increment(path, amount)?)

@@ -24,7 +24,7 @@ fn count(space: &Space, name: &str) -> Result<(), rejoin::Error> {
 }
 
 fn row(name: &str) -> Change {
-    Change::Row { path: path![name].unwrap(), kind: Kind::Counter }
+    Change::Row { path: path![name].expect("a short path"), kind: Kind::Counter }
 }
 
 /// The changes of an event that must be a commit.
