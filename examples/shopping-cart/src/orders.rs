@@ -58,10 +58,10 @@ pub fn read(file: &Path) -> Result<Vec<Invoice>, OrdersError> {
         let record = record.map_err(unreadable)?;
         // Descriptions are free text in whatever encoding the shop used.
         let field = |column: usize| {
-            String::from_utf8_lossy(record.get(column).unwrap_or_default()).trim().to_owned()
+            String::from_utf8_lossy(record.get(column).unwrap_or_default()).into_owned()
         };
         let text = field(quantity);
-        let quantity = text.parse().map_err(|_| OrdersError::Quantity {
+        let quantity = text.trim().parse().map_err(|_| OrdersError::Quantity {
             line: record.position().map_or(0, csv::Position::line),
             text,
         })?;

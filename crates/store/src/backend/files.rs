@@ -43,7 +43,12 @@ impl Backend for FileBackend {
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
-        self.open_with(name, OpenOptions::new().read(true).write(true).create(true).truncate(true))
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true);
+        // What is in a store, the device's key among it, is its owner's alone.
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        self.open_with(name, &options)
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -189,5 +194,16 @@ mod tests {
         assert_eq!(backend.list().unwrap(), ["x"]);
         backend.remove("x").unwrap();
         assert!(backend.list().unwrap().is_empty());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn files_are_their_owners_alone() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let folder = tempfile::tempdir().unwrap();
+        FileBackend::new(folder.path()).unwrap().create("x").unwrap();
+        let mode = std::fs::metadata(folder.path().join("x")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 }
