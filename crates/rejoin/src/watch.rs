@@ -24,6 +24,9 @@ pub const WATCH_BACKLOG_MAX: usize = 1_024;
 /// How many bytes of commits are kept for watches that are behind, at most.
 pub const WATCH_BACKLOG_BYTES_MAX: usize = 4 << 20;
 
+/// How many events a watch takes from the ring at a time.
+const TAKE_EVENTS: usize = 64;
+
 /// How many log records a resumed watch reads at a time.
 const RESUME_RECORDS: usize = 256;
 
@@ -271,7 +274,8 @@ pub struct Watch {
     position: u64,
     /// Whether the watch is still on its way from where it was resumed to the ring.
     resuming: bool,
-    from_log: VecDeque<FeedEvent>,
+    /// Taken from the log or the ring, and not given yet.
+    ahead: VecDeque<Arc<FeedEvent>>,
 }
 
 impl Watch {
@@ -283,7 +287,7 @@ impl Watch {
     ) -> Self {
         let position = from.map_or_else(|| lock(&feed.ring).end, ChangeSequence::as_u64);
         let resuming = from.is_some();
-        Self { feed, read_log, prefix, position, resuming, from_log: VecDeque::new() }
+        Self { feed, read_log, prefix, position, resuming, ahead: VecDeque::new() }
     }
 
     /// Where the watch stands: resuming from here gives what it has not given yet.
@@ -297,7 +301,10 @@ impl Watch {
     /// [`Error::Store`] if a resumed watch cannot read the log.
     pub fn try_next(&mut self) -> Result<Option<WatchEvent>, Error> {
         let feed = Arc::clone(&self.feed);
-        self.advance(&feed).map(|(event, _ring)| event)
+        Ok(match self.advance(&feed)? {
+            Advance::Event(event) => Some(event),
+            Advance::NoMore(_) => None,
+        })
     }
 
     /// Waits for the next event, at most so long. `None` if none came, or if the replica was closed.
@@ -308,67 +315,77 @@ impl Watch {
         let feed = Arc::clone(&self.feed);
         let deadline = Instant::now() + timeout;
         loop {
-            let (event, ring) = self.advance(&feed)?;
+            let ring = match self.advance(&feed)? {
+                Advance::Event(event) => return Ok(Some(event)),
+                Advance::NoMore(ring) => ring,
+            };
             let left = deadline.saturating_duration_since(Instant::now());
-            if event.is_some() || ring.closed || left.is_zero() {
-                return Ok(event);
+            if ring.closed || left.is_zero() {
+                return Ok(None);
             }
             let waited = feed.changed.wait_timeout(ring, left);
             drop(waited.unwrap_or_else(PoisonError::into_inner));
         }
     }
 
-    /// The next event if there is one; with it the ring, held since it was found to have no more.
-    fn advance<'f>(
-        &mut self,
-        feed: &'f Feed,
-    ) -> Result<(Option<WatchEvent>, MutexGuard<'f, Ring>), Error> {
+    fn advance<'f>(&mut self, feed: &'f Feed) -> Result<Advance<'f>, Error> {
         loop {
-            while let Some(event) = self.from_log.pop_front() {
+            while let Some(event) = self.ahead.pop_front() {
                 self.position = event.end;
                 if let Some(event) = event.seen_from(&self.prefix) {
-                    return Ok((Some(event), lock(&feed.ring)));
+                    return Ok(Advance::Event(event));
                 }
             }
             let ring = lock(&feed.ring);
             if self.position >= ring.start {
                 self.resuming = false;
-                let event = self.take_from(&ring);
-                return Ok((event, ring));
+                // Looked at without the lock, which writers need.
+                self.ahead = ring.behind(self.position);
+                if self.ahead.is_empty() {
+                    return Ok(Advance::NoMore(ring));
+                }
+                continue;
             }
             if !self.resuming {
-                return Ok((Some(self.reread(&ring, RereadReason::Lagged)), ring));
+                return Ok(Advance::Event(self.reread(&ring, RereadReason::Lagged)));
             }
             // Whatever lies before this was published, and so is in the log, before the log is read.
             let start = ring.start;
             drop(ring);
             match (self.read_log)(self.position, RESUME_RECORDS)? {
-                Some(page) if !page.events.is_empty() => self.from_log = page.events.into(),
+                Some(page) if !page.events.is_empty() => {
+                    self.ahead = page.events.into_iter().map(Arc::new).collect();
+                }
                 Some(LogEvents { next: Some(next), .. }) => self.position = next,
+                // Nothing of this space between here and the ring.
                 Some(_) => self.position = start,
                 None => {
                     let ring = lock(&feed.ring);
-                    return Ok((Some(self.reread(&ring, RereadReason::LogGone)), ring));
+                    return Ok(Advance::Event(self.reread(&ring, RereadReason::LogGone)));
                 }
             }
         }
-    }
-
-    fn take_from(&mut self, ring: &Ring) -> Option<WatchEvent> {
-        let first = ring.events.partition_point(|event| event.end <= self.position);
-        for event in ring.events.range(first..) {
-            self.position = event.end;
-            if let Some(event) = event.seen_from(&self.prefix) {
-                return Some(event);
-            }
-        }
-        None
     }
 
     fn reread(&mut self, ring: &Ring, reason: RereadReason) -> WatchEvent {
         self.position = ring.end;
         self.resuming = false;
         WatchEvent::Reread { sequence: self.sequence(), reason }
+    }
+}
+
+/// What a watch comes to next.
+enum Advance<'f> {
+    Event(WatchEvent),
+    /// Nothing now. The ring is held since that was found, so that nothing comes between it and waiting.
+    NoMore(MutexGuard<'f, Ring>),
+}
+
+impl Ring {
+    /// Some of the events that end behind `position`, the first of them first.
+    fn behind(&self, position: u64) -> VecDeque<Arc<FeedEvent>> {
+        let first = self.events.partition_point(|event| event.end <= position);
+        self.events.range(first..).take(TAKE_EVENTS).cloned().collect()
     }
 }
 
@@ -379,9 +396,9 @@ impl Stream for Watch {
         let feed = Arc::clone(&self.feed);
         match self.advance(&feed) {
             Err(error) => Poll::Ready(Some(Err(error))),
-            Ok((Some(event), _)) => Poll::Ready(Some(Ok(event))),
-            Ok((None, ring)) if ring.closed => Poll::Ready(None),
-            Ok((None, mut ring)) => {
+            Ok(Advance::Event(event)) => Poll::Ready(Some(Ok(event))),
+            Ok(Advance::NoMore(ring)) if ring.closed => Poll::Ready(None),
+            Ok(Advance::NoMore(mut ring)) => {
                 if !ring.wakers.iter().any(|waker| waker.will_wake(context.waker())) {
                     ring.wakers.push(context.waker().clone());
                 }
