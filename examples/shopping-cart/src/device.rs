@@ -46,6 +46,20 @@ pub fn introduce(devices: &[Device]) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Waits until every device is connected with every other, at most so long.
+pub async fn connect(devices: &[Device], patience: Duration) -> Result<(), Failure> {
+    let deadline = Instant::now() + patience;
+    let connected =
+        |device: &Device| device.replica.peers().iter().all(|peer| peer.connection.is_some());
+    while !devices.iter().all(connected) {
+        if Instant::now() > deadline {
+            return Err("the devices did not find each other".into());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
+}
+
 /// Cuts or restores the link between two devices.
 pub fn set_link(a: &Device, b: &Device, up: bool) -> Result<(), Failure> {
     a.replica.set_link(b.replica.device_id(), up)?;

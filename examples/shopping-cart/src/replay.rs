@@ -2,18 +2,25 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
+use tokio::task::JoinHandle;
 
 use crate::cart::{self, Failure, Quantities};
 use crate::device::{self, Device};
 use crate::orders::{self, Invoice};
+
+/// The time between two orders: long enough for links to go down and come back between them.
+const PACE: Duration = Duration::from_millis(4);
+
+/// How long all orders together take to come in, at most: those of a long book come faster.
+const PACE_TOTAL: Duration = Duration::from_secs(20);
 
 /// How long the devices may go without any progress, with all links up, before the run is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -74,80 +81,75 @@ pub async fn run(options: &Options) -> Result<bool, Failure> {
     Ok(outcome.converged)
 }
 
-/// Books every invoice on the device that the seed chooses, all devices at once, while links go down
-/// and up. The number of commits that this made.
+/// Lets the orders come in, one after the other, each on the device that the seed chooses; with each of them
+/// one link is drawn anew to be up or down. The number of commits that this makes.
 async fn write_orders(
     options: &Options,
     devices: &[Device],
     invoices: &Arc<Vec<Invoice>>,
     bar: &ProgressBar,
 ) -> Result<u64, Failure> {
+    device::connect(devices, PATIENCE).await?;
     let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
-    let mut shares = vec![Vec::new(); devices.len()];
+    let mut links = Vec::new();
+    for_each_link(devices, |a, b| {
+        links.push(Link { a, b, up: true });
+        Ok(())
+    })?;
+    for link in &mut links {
+        link.set(!rng.random_bool(options.offline))?;
+    }
+    let writers: Vec<_> = devices.iter().map(|device| Writer::start(device, invoices)).collect();
+    let invoice_count = u32::try_from(invoices.len().max(1)).unwrap_or(u32::MAX);
+    let pace = PACE.min(PACE_TOTAL / invoice_count);
     for index in 0..invoices.len() {
-        shares[rng.random_range(0..devices.len())].push(index);
+        let link = rng.random_range(0..links.len());
+        links[link].set(!rng.random_bool(options.offline))?;
+        // A writer that failed has hung up, and says why when it is joined.
+        let _hung_up = writers[rng.random_range(0..devices.len())].orders.send(index);
+        bar.set_position(index as u64 + 1);
+        let down = links.iter().filter(|link| !link.up).count();
+        bar.set_message(format!("{down} of {} links down", links.len()));
+        tokio::time::sleep(pace).await;
     }
-    let booked = Arc::new(AtomicUsize::new(0));
-    let failure: Arc<Mutex<Option<rejoin::Error>>> = Arc::default();
-    let mut writers = tokio::task::JoinSet::new();
-    for (device, share) in devices.iter().zip(shares) {
-        let (space, invoices) = (device.space.clone(), Arc::clone(invoices));
-        let (booked, failure) = (Arc::clone(&booked), Arc::clone(&failure));
-        writers.spawn_blocking(move || {
-            for index in share {
-                if let Err(error) = cart::book(&space, &invoices[index]) {
-                    failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                    return;
-                }
-                booked.fetch_add(1, Ordering::Relaxed);
-            }
-        });
-    }
-    flap_links(options, devices, &mut rng, &mut writers, &booked, bar).await?;
-    if let Some(error) = failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
-        return Err(error.into());
+    for Writer { orders, task } in writers {
+        drop(orders);
+        task.await??;
     }
     Ok(invoices.iter().filter(|invoice| !invoice.lines.is_empty()).count() as u64)
 }
 
-/// Draws anew, for each invoice booked, whether some of the links are up, until all writers are done.
-async fn flap_links(
-    options: &Options,
-    devices: &[Device],
-    rng: &mut ChaCha8Rng,
-    writers: &mut tokio::task::JoinSet<()>,
-    booked: &AtomicUsize,
-    bar: &ProgressBar,
-) -> Result<(), Failure> {
-    let mut links = Vec::new();
-    for_each_link(devices, |a, b| {
-        let up = !rng.random_bool(options.offline);
-        device::set_link(a, b, up)?;
-        links.push((a, b, up));
+/// The link between two devices.
+struct Link<'d> {
+    a: &'d Device,
+    b: &'d Device,
+    up: bool,
+}
+
+impl Link<'_> {
+    fn set(&mut self, up: bool) -> Result<(), Failure> {
+        if self.up != up {
+            device::set_link(self.a, self.b, up)?;
+            self.up = up;
+        }
         Ok(())
-    })?;
-    let mut drawn = 0;
-    loop {
-        let step = tokio::time::timeout(Duration::from_millis(2), writers.join_next()).await;
-        let now = booked.load(Ordering::Relaxed);
-        bar.set_position(now as u64);
-        for _ in drawn..now {
-            let link = rng.random_range(0..links.len());
-            let (a, b, up) = &mut links[link];
-            let wanted = !rng.random_bool(options.offline);
-            if wanted != *up {
-                *up = wanted;
-                device::set_link(a, b, wanted)?;
-            }
-        }
-        drawn = now;
-        let down = links.iter().filter(|(_, _, up)| !up).count();
-        bar.set_message(format!("{down} of {} links down", links.len()));
-        match step {
-            Ok(Some(joined)) => joined?,
-            Ok(None) => return Ok(()),
-            Err(_elapsed) => {}
-        }
+    }
+}
+
+/// Books on one device the invoices whose numbers it is sent, while others do the same on theirs.
+struct Writer {
+    orders: Sender<usize>,
+    task: JoinHandle<Result<(), rejoin::Error>>,
+}
+
+impl Writer {
+    fn start(device: &Device, invoices: &Arc<Vec<Invoice>>) -> Self {
+        let (orders, incoming) = std::sync::mpsc::channel();
+        let (space, invoices) = (device.space.clone(), Arc::clone(invoices));
+        let task = tokio::task::spawn_blocking(move || {
+            incoming.into_iter().try_for_each(|index: usize| cart::book(&space, &invoices[index]))
+        });
+        Self { orders, task }
     }
 }
 
