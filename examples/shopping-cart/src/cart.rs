@@ -48,17 +48,18 @@ pub fn quantities(snapshot: &Snapshot) -> Result<Quantities, rejoin::Error> {
     Ok(carts)
 }
 
-/// What the carts must hold after `invoices`, worked out without replication.
-pub fn expected(invoices: &[Invoice]) -> Quantities {
+/// What the carts must hold after `invoices`, worked out without replication; `None` if a sum leaves the range
+/// of a counter.
+pub fn expected(invoices: &[Invoice]) -> Option<Quantities> {
     let mut carts = Quantities::new();
     for line in invoices.iter().flat_map(|invoice| &invoice.lines) {
         let cart = carts.entry(line.customer.clone()).or_default();
         let sum = cart.entry(line.stock.clone()).or_default();
-        *sum = sum.saturating_add(line.quantity);
+        *sum = i64::checked_add(*sum, line.quantity)?;
     }
     for cart in carts.values_mut() {
         cart.retain(|_, quantity| *quantity != 0);
     }
     carts.retain(|_, cart| !cart.is_empty());
-    carts
+    Some(carts)
 }

@@ -57,7 +57,8 @@ struct DeviceOutcome {
 pub async fn run(options: &Options) -> Result<bool, Failure> {
     let began = Instant::now();
     let invoices = Arc::new(orders::read(&options.file)?);
-    let expected = cart::expected(&invoices);
+    let expected =
+        cart::expected(&invoices).ok_or("a quantity of the order book leaves 64 bits")?;
     let folder = tempfile::tempdir()?;
     let mut devices = Vec::new();
     for number in 1..=options.devices {
