@@ -58,6 +58,9 @@ pub enum Error {
     /// The replica is online already; go offline first.
     #[error("the replica is online already")]
     AlreadyOnline,
+    /// The call was made from within a transaction of the same replica, which it would have to wait for.
+    #[error("called from within a transaction of the same replica")]
+    InsideTransaction,
     /// The replica was closed.
     #[error("the replica was closed")]
     Closed,

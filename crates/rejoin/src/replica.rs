@@ -1,5 +1,6 @@
 //! A replica: one folder on this device, with its identity, its spaces and its background work.
 
+use std::cell::RefCell;
 use std::path::Path as FilePath;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -127,6 +128,7 @@ impl Replica {
         if length == 0 || length > SPACE_NAME_BYTES_MAX {
             return Err(Error::SpaceName { length });
         }
+        self.engine.outside_transaction()?;
         let id = space_id(name);
         let _opening = lock(&self.engine.opening);
         let index = match self.engine.store.find_space(id) {
@@ -165,6 +167,7 @@ impl Replica {
     /// # Errors
     /// [`Error::Store`] if the disk fails.
     pub fn sync(&self) -> Result<(), Error> {
+        self.engine.outside_transaction()?;
         Ok(self.engine.store.sync()?)
     }
 
@@ -175,6 +178,7 @@ impl Replica {
     /// # Errors
     /// [`Error::Store`] if the disk fails.
     pub fn drop_log(&self) -> Result<u64, Error> {
+        self.engine.outside_transaction()?;
         self.engine.store.checkpoint()?;
         Ok(self.engine.store.truncate_log(Lsn::MAX)?.bytes)
     }
@@ -188,11 +192,42 @@ impl Replica {
     /// # Errors
     /// [`Error::Store`] if the disk fails: what was acknowledged is in the log nevertheless.
     pub fn close(self) -> Result<(), Error> {
+        self.engine.outside_transaction()?;
         self.engine.shut_down()
     }
 }
 
+thread_local! {
+    /// The engines in whose transactions this thread is, outermost first.
+    static INSIDE: RefCell<Vec<*const Engine>> = const { RefCell::new(Vec::new()) };
+}
+
+/// This thread is in a transaction until this is dropped.
+pub(crate) struct InsideTransaction;
+
+impl Drop for InsideTransaction {
+    fn drop(&mut self) {
+        INSIDE.with_borrow_mut(|inside| inside.pop());
+    }
+}
+
 impl Engine {
+    /// Notes that this thread begins a transaction, which holds the lock of this replica's writers.
+    pub(crate) fn enter_transaction(&self) -> Result<InsideTransaction, Error> {
+        self.outside_transaction()?;
+        INSIDE.with_borrow_mut(|inside| inside.push(std::ptr::from_ref(self)));
+        Ok(InsideTransaction)
+    }
+
+    /// Refuses what would wait for ever for the transaction that this thread is in.
+    pub(crate) fn outside_transaction(&self) -> Result<(), Error> {
+        let own = std::ptr::from_ref(self);
+        match INSIDE.with_borrow(|inside| inside.contains(&own)) {
+            true => Err(Error::InsideTransaction),
+            false => Ok(()),
+        }
+    }
+
     /// This device's clock, in milliseconds since the Unix epoch; 0 if it stands before that.
     pub(crate) fn wall_time_ms(&self) -> u64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -206,6 +241,7 @@ impl Engine {
         position: u64,
         limit: usize,
     ) -> Result<Option<LogEvents>, Error> {
+        self.outside_transaction()?;
         // What the ring no longer holds was published, and with eventual durability may not be on disk.
         self.store.sync()?;
         let own = self.store.replica_id();

@@ -35,10 +35,11 @@ impl Space {
     ///
     /// The call returns when the commit is as durable as [`Durability`](crate::Durability) says. It waits
     /// for other writers of this replica while they build their transactions, never for the network. A
-    /// transaction that changes nothing makes no commit. `build` must not write to the same replica.
+    /// transaction that changes nothing makes no commit.
     ///
     /// # Errors
-    /// What `build` returned, or why the commit could not be made: nothing was changed. After
+    /// What `build` returned, or why the commit could not be made: nothing was changed.
+    /// [`Error::InsideTransaction`] if `build` of another transaction of this replica makes the call. After
     /// [`StoreError::Poisoned`](crate::StoreError::Poisoned) the commit may be there or not when the
     /// replica is opened again.
     ///
@@ -60,6 +61,7 @@ impl Space {
         if !self.engine.hub.is_open() {
             return Err(Error::Closed);
         }
+        let _inside = self.engine.enter_transaction()?;
         let written = self.engine.store.write(self.index, self.engine.wall_time_ms(), |inner| {
             build(&mut Transaction::new(inner))
         });

@@ -201,3 +201,31 @@ fn a_damaged_device_key_is_refused_and_a_torn_first_one_replaced() -> Result<(),
     assert!(matches!(Replica::open(folder.path()), Err(Error::DeviceKey(_))));
     Ok(())
 }
+
+#[test]
+fn calls_that_would_wait_for_their_own_transaction_are_refused() -> Result<(), Failure> {
+    let replica = Replica::in_memory(Options::default())?;
+    let space = replica.space("tested")?;
+    let elsewhere = self::space()?;
+    space.write(|tx| {
+        let nested = space.write(|tx| tx.counter("n").add(1));
+        assert!(matches!(nested, Err(Error::InsideTransaction)));
+        assert!(matches!(replica.space("another"), Err(Error::InsideTransaction)));
+        assert!(matches!(replica.sync(), Err(Error::InsideTransaction)));
+        assert!(matches!(replica.drop_log(), Err(Error::InsideTransaction)));
+        // Another replica's transactions have nothing to do with this one, nor have snapshots.
+        elsewhere.write(|tx| {
+            assert!(matches!(replica.sync(), Err(Error::InsideTransaction)));
+            tx.counter("n").add(7)
+        })?;
+        assert_eq!(space.read()?.counter("n")?, 0);
+        tx.counter("n").add(2)
+    })?;
+    let panicking = || space.write::<()>(|_| panic!("in a transaction"));
+    let given_up = std::panic::catch_unwind(std::panic::AssertUnwindSafe(panicking));
+    assert!(given_up.is_err());
+    space.write(|tx| tx.counter("n").add(3))?;
+    assert_eq!(space.read()?.counter("n")?, 5);
+    assert_eq!(elsewhere.read()?.counter("n")?, 7);
+    Ok(())
+}
