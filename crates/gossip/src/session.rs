@@ -16,8 +16,8 @@ use crate::host::{
 };
 use crate::space_sync::{Load, Now, SpaceInput, SpaceOutput, SpaceSync};
 use crate::wire::{
-    ControlMessage, FRAME_SPACE_BYTES_MAX, Hello, Lane, PROTOCOL_MAX, PROTOCOL_MIN, Preamble,
-    SESSION_WINDOW_BYTES_MAX, SPACES_MAX, SpaceMessage,
+    ControlMessage, FRAME_SPACE_BYTES_MAX, Hello, Lane, Preamble, SESSION_WINDOW_BYTES_MAX,
+    SPACES_MAX, SpaceMessage,
 };
 
 pub use config::Config;
@@ -167,8 +167,8 @@ impl Session {
         let preamble = Preamble { lane: Lane::Control, protocol: 0 };
         session.outbox.push_back(Output::Send { lane: Lane::Control, bytes: preamble.to_bytes() });
         session.send_control(&ControlMessage::Hello(Hello {
-            protocol_min: PROTOCOL_MIN,
-            protocol_max: PROTOCOL_MAX,
+            protocol_min: config.protocol_min,
+            protocol_max: config.protocol_max,
             replica: local.replica,
             wall_time_ms: local.wall_time_ms,
         }));
@@ -354,7 +354,7 @@ impl Session {
 
     /// Agrees on a version, or finds that there is none.
     fn greet(&mut self, hello: Hello, now_ms: u64) -> Result<(), CloseReason> {
-        let ours = (PROTOCOL_MIN, PROTOCOL_MAX);
+        let ours = (self.config.protocol_min, self.config.protocol_max);
         let theirs = (hello.protocol_min, hello.protocol_max);
         let protocol = ours.1.min(theirs.1);
         if protocol < ours.0.max(theirs.0) {

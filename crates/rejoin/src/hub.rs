@@ -8,6 +8,7 @@ use rejoin_store::{Change, Lsn, Observer, SpaceIndex, Store};
 
 use crate::Error;
 use crate::background::Signal;
+use crate::driven::Surroundings;
 use crate::watch::{Feed, FeedEvent};
 
 /// The receivers of news, shared by the engine and the store's observer.
@@ -24,6 +25,8 @@ struct State {
     /// The feeds that some watch reads.
     feeds: BTreeMap<SpaceIndex, Weak<Feed>>,
     network: Option<Arc<QuicNetwork>>,
+    /// Who carries the sessions of an engine that is driven from outside.
+    surroundings: Option<Arc<dyn Surroundings>>,
     /// The spaces with changes that were not durable when peers were last told, and where the last of them ends.
     untold: BTreeMap<SpaceIndex, Lsn>,
     closed: bool,
@@ -33,6 +36,11 @@ impl Hub {
     /// Makes the store known, before anything is written to it.
     pub(crate) fn begin(&self, store: &Arc<Store>) {
         lock(&self.state).store = Arc::downgrade(store);
+    }
+
+    /// Makes known who is told what a network would be told.
+    pub(crate) fn surround(&self, surroundings: Arc<dyn Surroundings>) {
+        lock(&self.state).surroundings = Some(surroundings);
     }
 
     /// The feed of a space, made if nobody watches it yet.
@@ -71,8 +79,14 @@ impl Hub {
 
     /// Tells the network that the replica has another space.
     pub(crate) fn spaces_changed(&self) {
-        if let Some(network) = self.network() {
+        let state = lock(&self.state);
+        let (network, surroundings) = (state.network.clone(), state.surroundings.clone());
+        drop(state);
+        if let Some(network) = network {
             network.spaces_changed();
+        }
+        if let Some(surroundings) = surroundings {
+            surroundings.spaces_changed();
         }
     }
 
@@ -133,14 +147,21 @@ impl Hub {
         let mut state = lock(&self.state);
         let spaces: Vec<_> = state.untold.keys().copied().collect();
         state.untold.retain(|_, last| *last > lsn);
-        let (Some(network), Some(store)) = (state.network.clone(), state.store.upgrade()) else {
-            return;
-        };
+        let (network, surroundings) = (state.network.clone(), state.surroundings.clone());
+        let Some(store) = state.store.upgrade() else { return };
         drop(state);
+        if network.is_none() && surroundings.is_none() {
+            return;
+        }
         for space in spaces {
             // A store that is being closed has nothing to tell.
             if let (Ok(id), Ok(version)) = (store.space_id(space), store.durable_version(space)) {
-                network.local_change(id, &version);
+                if let Some(network) = &network {
+                    network.local_change(id, &version);
+                }
+                if let Some(surroundings) = &surroundings {
+                    surroundings.durable(id, &version);
+                }
             }
         }
     }

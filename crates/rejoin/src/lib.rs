@@ -75,6 +75,7 @@
 
 mod background;
 mod device_key;
+pub mod driven;
 mod error;
 mod host;
 mod hub;

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::path::Path as FilePath;
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rejoin_crdt::{ReplicaId, SpaceId};
 use rejoin_gossip::DeviceId;
@@ -14,6 +13,7 @@ use rejoin_store::{
 };
 
 use crate::background::Background;
+use crate::driven::{Clock, Driver};
 use crate::hub::{Hub, News, lock};
 use crate::watch::{FeedEvent, LogEvents};
 use crate::{Error, Space, device_key};
@@ -56,7 +56,9 @@ pub struct Replica {
 #[derive(Debug)]
 pub(crate) struct Engine {
     // Dropped first: the background thread ends before the store does.
-    pub(crate) background: Background,
+    // `None` if somebody else does its work.
+    background: Option<Background>,
+    clock: Clock,
     pub(crate) store: Arc<Store>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) key: DeviceKey,
@@ -97,6 +99,16 @@ impl Replica {
     fn over(backend: &Arc<dyn Backend>, options: Options) -> Result<Self, Error> {
         let mut random = [0; 32];
         getrandom::fill(&mut random).map_err(Error::Random)?;
+        Self::assemble(backend, options, &random, Driver::Own)
+    }
+
+    /// Opens the store and puts the engine together over it. `random` is for a store that does not exist yet.
+    pub(crate) fn assemble(
+        backend: &Arc<dyn Backend>,
+        options: Options,
+        random: &[u8; 32],
+        driver: Driver,
+    ) -> Result<Self, Error> {
         let (replica, salt) = random.split_at(16);
         let fresh = FreshIds {
             replica: ReplicaId::from_bytes(replica.try_into().expect("half of 32 bytes")),
@@ -113,8 +125,17 @@ impl Replica {
             None => device_key::load_or_create(&**backend, store.spaces().is_empty())?,
         };
         hub.begin(&store);
-        let background = Background::start(&store, &hub.signal, durability)?;
-        let engine = Engine { background, store, hub, key, report, opening: Mutex::new(()) };
+        let (background, clock) = match driver {
+            Driver::Own => {
+                (Some(Background::start(&store, &hub.signal, durability)?), Clock::System)
+            }
+            Driver::Surroundings(surroundings) => {
+                hub.surround(Arc::clone(&surroundings));
+                (None, Clock::Surroundings(surroundings))
+            }
+        };
+        let opening = Mutex::new(());
+        let engine = Engine { background, clock, store, hub, key, report, opening };
         Ok(Self { engine: Arc::new(engine) })
     }
 
@@ -230,8 +251,7 @@ impl Engine {
 
     /// This device's clock, in milliseconds since the Unix epoch; 0 if it stands before that.
     pub(crate) fn wall_time_ms(&self) -> u64 {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        self.clock.wall_time_ms()
     }
 
     /// The changes of a space in the log from a position on; `None` if it does not reach back.
@@ -256,7 +276,9 @@ impl Engine {
 
     fn shut_down(&self) -> Result<(), Error> {
         if self.hub.close() {
-            self.background.stop();
+            if let Some(background) = &self.background {
+                background.stop();
+            }
             self.store.checkpoint()?;
         }
         Ok(())

@@ -1,6 +1,9 @@
-//! The times a session goes by.
+//! The times a session goes by, and the versions it speaks.
 
-/// The times a session goes by. Sizes are part of the protocol and stand in [`wire`](crate::wire).
+use crate::wire::{PROTOCOL_MAX, PROTOCOL_MIN};
+
+/// The times a session goes by, and the versions it speaks. Sizes are part of the protocol and stand in
+/// [`wire`](crate::wire).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
     /// The peer's hello must have come within this time.
@@ -21,6 +24,11 @@ pub struct Config {
     /// While a peer's state is being joined, the peer is told so at this interval. Well below the
     /// peer's `progress_timeout_ms`.
     pub working_interval_ms: u64,
+    /// The lowest protocol version spoken: [`PROTOCOL_MIN`], unless old versions are to be refused.
+    pub protocol_min: u16,
+    /// The highest: [`PROTOCOL_MAX`]. Tests go beyond it, to be the next version of this program: what is
+    /// agreed on beyond it is spoken as that is.
+    pub protocol_max: u16,
 }
 
 impl Default for Config {
@@ -34,6 +42,8 @@ impl Default for Config {
             announce_delay_ms: 5,
             progress_timeout_ms: 60_000,
             working_interval_ms: 15_000,
+            protocol_min: PROTOCOL_MIN,
+            protocol_max: PROTOCOL_MAX,
         }
     }
 }
