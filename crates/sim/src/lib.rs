@@ -2,10 +2,12 @@
 //! all from one seed.
 
 pub mod checkers;
+pub mod cli;
 pub mod disk;
 pub mod history;
 pub mod network;
 pub mod outcome;
 pub mod random;
 pub mod report;
+pub mod runner;
 pub mod trace;
