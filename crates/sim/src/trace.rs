@@ -86,3 +86,14 @@ pub struct Trace {
     /// What happened.
     pub events: Vec<TraceEvent>,
 }
+
+impl TraceEvent {
+    /// When it began, in virtual milliseconds.
+    pub fn at_ms(&self) -> u64 {
+        match self {
+            TraceEvent::At { ms, .. } | TraceEvent::World { ms, .. } => *ms,
+            TraceEvent::Message { sent_ms, .. } => *sent_ms,
+            TraceEvent::Link { from_ms, .. } => *from_ms,
+        }
+    }
+}
