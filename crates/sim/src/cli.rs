@@ -146,7 +146,7 @@ struct Hunt {
 #[derive(Debug, Args)]
 struct Crash {
     /// How many images to open.
-    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
     images: u64,
     /// The seed of the first image; the others follow.
     #[arg(long, value_name = "S", default_value_t = 1)]
@@ -703,6 +703,7 @@ mod tests {
         assert_eq!(status("shrink 10"), 1);
         assert_eq!(status("mutants --worlds 9"), 1);
         assert_eq!(status("crash"), 0);
+        assert_eq!(status("crash --images 0"), 2);
         assert_eq!(status("crash --seed 13"), 1);
         let _ = std::fs::remove_file(svg);
     }
