@@ -50,8 +50,15 @@ impl Outage {
             return format!("{} → {}", name(nodes, from), name(nodes, to));
         }
         if let Some(sides) = self.sides() {
-            let sides: Vec<String> = sides.iter().map(|side| listed(nodes, side)).collect();
-            return sides.join(" | ");
+            let involved: usize = sides.iter().map(BTreeSet::len).sum();
+            let mut names: Vec<String> = sides.iter().map(|side| listed(nodes, side)).collect();
+            if let (Some(last), Some(largest)) = (names.last_mut(), sides.last())
+                && largest.len() > 2
+                && involved == nodes.len()
+            {
+                "the rest".clone_into(last);
+            }
+            return names.join(" | ");
         }
         let senders: BTreeSet<_> = self.pairs.iter().map(|pair| pair.0).collect();
         let receivers: BTreeSet<_> = self.pairs.iter().map(|pair| pair.1).collect();
@@ -135,7 +142,9 @@ mod tests {
         assert_eq!(label(&[(0, 2), (1, 2)]), "a, b → c");
         assert_eq!(label(&both_ways(&[(0, 1), (2, 3)])), "4 links among a, b, c, d");
         let all_but_one: Vec<_> = (1..8).map(|other| (0, other)).collect();
-        assert_eq!(label(&both_ways(&all_but_one)), "a | b, c, d, e, f, g, 1 more");
+        assert_eq!(label(&both_ways(&all_but_one)), "a | the rest");
+        let hub: Vec<_> = (1..8).map(|other| (0, other)).collect();
+        assert_eq!(label(&hub), "a → b, c, d, e, f, g, 1 more");
         assert_eq!(outage(&[(0, 9)]).label(&[]), "#0 → #9");
     }
 
