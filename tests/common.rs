@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use rejoin::{Network, Replica, Space, path};
 
+pub mod child;
+
 /// The space that the tests write.
 pub const SPACE: &str = "pairs";
 /// How long a test waits for what must happen. Far beyond what it takes, since machines stall.

@@ -24,6 +24,7 @@ mod blocks;
 mod layout;
 mod open;
 mod rows;
+mod survivor;
 
 use adapter::{damaged, tree_error};
 use layout::{
@@ -31,6 +32,7 @@ use layout::{
     encode_meta, encode_space, index_bytes, open, put, remove,
 };
 pub(crate) use rows::{TreeRows, TreeScan};
+use survivor::SurvivorFile;
 
 /// The name of the tree's file.
 pub(crate) const TREE_FILE: &str = "tree.redb";
@@ -39,6 +41,8 @@ pub(crate) const TREE_FILE: &str = "tree.redb";
 #[derive(Debug)]
 pub(crate) struct TreeStore {
     database: Database,
+    /// Knows whether what the database wrote is written.
+    disk: Arc<SurvivorFile>,
     meta: Meta,
     /// How many replicas are stored.
     replicas_stored: ReplicaIndex,
@@ -101,7 +105,7 @@ impl TreeStore {
         past_max: usize,
         fresh: &FreshIds,
     ) -> Result<(Self, TreeContent, bool), StoreError> {
-        let file = open::open_file(backend, has_log)?;
+        let (file, disk) = open::open_file(backend, has_log)?;
         let database = Database::builder()
             .set_cache_size(cache_bytes)
             .create_with_backend(file)
@@ -119,9 +123,11 @@ impl TreeStore {
             }
         };
         let content = open::read_content(&database)?;
+        disk.check()?;
         let current = Arc::new(read_tree(&database, 0)?);
         let store = Self {
             database,
+            disk,
             meta,
             replicas_stored: content.replicas.next(),
             spaces: content.spaces.clone(),
@@ -173,7 +179,7 @@ impl TreeStore {
             let meta = Meta { mark: fold.mark, ..self.meta };
             put(&mut open(&transaction, META)?, &[], &encode_meta(&meta))?;
         }
-        transaction.commit().map_err(tree_error)?;
+        self.commit(transaction)?;
         self.meta.mark = fold.mark;
         self.replicas_stored = fold.replicas.next();
         self.spaces = fold.spaces.clone();
@@ -191,14 +197,15 @@ impl TreeStore {
     ) -> Result<(), E> {
         let transaction = self.begin()?;
         let state = {
-            let mut rows = TreeRows { rows: open(&transaction, ROWS)?, space, replicas };
+            let mut rows =
+                TreeRows { rows: open(&transaction, ROWS)?, disk: &self.disk, space, replicas };
             let state = change(&mut rows)?;
             let key = space.0.to_be_bytes();
             put(&mut open(&transaction, SPACES)?, &key, &encode_space(&state, replicas))?;
             put(&mut open(&transaction, JOINED)?, &key, &[])?;
             state
         };
-        transaction.commit().map_err(tree_error)?;
+        self.commit(transaction)?;
         self.spaces.insert(space, state);
         Ok(self.advance()?)
     }
@@ -212,15 +219,21 @@ impl TreeStore {
                 remove(&mut log, &index_bytes(*key))?;
             }
         }
-        transaction.commit().map_err(tree_error)?;
+        self.commit(transaction)?;
         self.advance()
     }
 
     /// Every commit makes recovery of the file a matter of milliseconds, at the price of a second sync.
     fn begin(&self) -> Result<WriteTransaction, StoreError> {
+        self.disk.check()?;
         let mut transaction = self.database.begin_write().map_err(tree_error)?;
         transaction.set_quick_repair(true);
         Ok(transaction)
+    }
+
+    fn commit(&self, transaction: WriteTransaction) -> Result<(), StoreError> {
+        transaction.commit().map_err(tree_error)?;
+        self.disk.check()
     }
 
     /// Makes the state of the file the current tree, and lets the oldest past one expire.

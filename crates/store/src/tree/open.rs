@@ -1,5 +1,7 @@
 //! Finding or founding the tree.
 
+use std::sync::Arc;
+
 use imbl::OrdMap;
 use redb::{Database, ReadableDatabase, ReadableTable};
 use rejoin_crdt::ReplicaId;
@@ -10,6 +12,7 @@ use super::layout::{
     JOINED, LOG, META, Meta, REPLICAS, ROWS, SPACES, Table, decode_meta, decode_space, encode_meta,
     open, put,
 };
+use super::survivor::SurvivorFile;
 use super::{TREE_FILE, TreeContent};
 use crate::backend::Backend;
 use crate::entry::{ReplicaIndex, SpaceIndex};
@@ -22,14 +25,19 @@ const CREATION_BYTES_MAX: u64 = 8 << 20;
 const REDB_MAGIC: &[u8; 4] = b"redb";
 
 /// Opens or creates the tree's file; one whose creation was cut short, before there was any log, is emptied.
-pub(super) fn open_file(backend: &dyn Backend, has_log: bool) -> Result<BlockFile, StoreError> {
+pub(super) fn open_file(
+    backend: &dyn Backend,
+    has_log: bool,
+) -> Result<(BlockFile, Arc<SurvivorFile>), StoreError> {
     let open = || match backend.open(TREE_FILE) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && !has_log => {
             backend.create(TREE_FILE)
         }
         other => other,
     };
-    let file = BlockFile::new(open().map_err(StoreError::io("opening the tree"))?);
+    let disk = open().map_err(StoreError::io("opening the tree"))?;
+    let disk = Arc::new(SurvivorFile::new(disk));
+    let file = BlockFile::new(Arc::clone(&disk) as _);
     let begun_only = || {
         let len = file.len()?;
         if has_log || len == 0 || len > CREATION_BYTES_MAX {
@@ -45,7 +53,7 @@ pub(super) fn open_file(backend: &dyn Backend, has_log: bool) -> Result<BlockFil
     if begun_only().map_err(StoreError::io("reading the tree"))? {
         file.set_len(0).map_err(StoreError::io("creating the tree"))?;
     }
-    Ok(file)
+    Ok((file, disk))
 }
 
 pub(super) fn read_meta(database: &Database) -> Result<Option<Meta>, StoreError> {

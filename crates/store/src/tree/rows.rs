@@ -8,6 +8,7 @@ use rejoin_crdt::{Path, ReadRows, Row, RowKey, RowPage, WriteRows};
 use super::Tables;
 use super::adapter::{damaged, tree_error};
 use super::layout::{WriteTable, put, remove};
+use super::survivor::SurvivorFile;
 use crate::entry::SpaceIndex;
 use crate::error::StoreError;
 use crate::replicas::Replicas;
@@ -56,6 +57,7 @@ fn stored_row(key: &[u8], bytes: &[u8], replicas: &Replicas) -> Result<(RowKey, 
 /// The rows of one space inside a write transaction.
 pub(crate) struct TreeRows<'a> {
     pub(super) rows: WriteTable<'a>,
+    pub(super) disk: &'a SurvivorFile,
     pub(super) space: SpaceIndex,
     pub(super) replicas: &'a Replicas,
 }
@@ -92,6 +94,8 @@ impl ReadRows for TreeRows<'_> {
 
 impl WriteRows for TreeRows<'_> {
     fn set_row(&mut self, key: &RowKey, row: Row) -> Result<(), StoreError> {
+        // What the disk refuses stays in memory, so a large state must not be joined to its end in vain.
+        self.disk.check()?;
         let key = tree_key(self.space, key);
         if row.is_empty() {
             return remove(&mut self.rows, &key);

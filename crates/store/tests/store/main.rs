@@ -7,6 +7,7 @@ mod commits;
 mod concurrency;
 mod crash;
 mod faults;
+mod full;
 mod history;
 mod interleaved;
 mod model;
