@@ -79,9 +79,10 @@ impl Checkers {
     /// Checkers that have heard nothing yet.
     pub fn new(config: CheckerConfig) -> Self {
         let mut checkers = Self::default();
-        checkers.nodes.resize(config.nodes, None);
-        config.eventual.iter().for_each(|node| checkers.durability.set_eventual(*node, true));
-        config.liars.iter().for_each(|writer| checkers.liar(*writer));
+        let CheckerConfig { nodes, eventual, liars } = config;
+        checkers.nodes.resize(nodes, None);
+        eventual.into_iter().for_each(|node| checkers.eventual(node, true));
+        liars.into_iter().for_each(|writer| checkers.liar(writer));
         checkers
     }
 

@@ -1,6 +1,7 @@
 //! A deterministic simulator for rejoin: many replicas in one world that cuts, delays, crashes and corrupts,
 //! all from one seed.
 
+pub mod app;
 pub mod checkers;
 pub mod cli;
 pub mod disk;

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use rejoin::driven::DrivenReplica;
 use rejoin::{DeviceId, DeviceKey, Space, SpaceId, Watch};
 use rejoin_gossip::wire::{FrameReader, Lane};
@@ -132,8 +131,8 @@ pub(crate) struct Link {
     pub(crate) dialled: bool,
     pub(crate) session: Session,
     pub(crate) readers: BTreeMap<Lane, FrameReader>,
-    /// Came on space lanes before the hello was handled.
-    pub(crate) held: VecDeque<(Lane, Bytes, u64)>,
+    /// Whether lanes of spaces are read: once the peer's hello is handled.
+    pub(crate) reads_spaces: bool,
     pub(crate) requests: VecDeque<HostRequest>,
     /// Requests that are not answered yet.
     pub(crate) open_requests: usize,

@@ -242,7 +242,7 @@ impl<'a> World<'a> {
             }
             (queued, Some(at_ms)) if queued.is_none_or(|queued| at_ms <= queued) => {
                 self.now_ms = self.now_ms.max(at_ms);
-                for event in self.network.advance(self.now_ms) {
+                while let Some(event) = self.network.poll(self.now_ms) {
                     self.take_network(event)?;
                 }
                 Ok(())
@@ -372,7 +372,7 @@ impl<'a> World<'a> {
             }
             node.disk.digest_into(&mut self.hasher);
         }
-        self.network.digest_into(&mut self.hasher);
+        self.network.trace_into(&mut self.hasher);
         // What engines would still write when they are dropped is not part of the world.
         for node in &mut self.nodes {
             node.disk.kill();

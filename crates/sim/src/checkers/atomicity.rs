@@ -64,7 +64,9 @@ impl Atomicity {
                     explain(ledger, space, cut, &text, a, b, visible)
                 });
             }
-            (first.next(), second.next(), expected.next());
+            first.next();
+            second.next();
+            expected.next();
         }
     }
 }

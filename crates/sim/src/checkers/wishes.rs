@@ -56,7 +56,7 @@ impl Net {
         for wish in wishes {
             match wish {
                 Wish::Put(key, value) => {
-                    net.set(key, RowKind::Register, Added::Value(value.clone()))
+                    net.set(key, RowKind::Register, Added::Value(value.clone()));
                 }
                 Wish::Add(key, amount) => net.add(key, i128::from(*amount)),
                 Wish::Enable(key) => net.set(key, RowKind::Flag, Added::Presence),

@@ -38,7 +38,7 @@ impl World<'_> {
         self.nodes[node].start_at_ms = None;
         self.nodes[node].boot += 1;
         let backend = self.nodes[node].disk.boot();
-        self.network.set_node_up(node, true);
+        self.network.set_node_up(node, true, self.now_ms);
         match self.open(node, &backend) {
             Ok(process) => self.started(node, process),
             Err(error) => self.start_failed(node, &error),
@@ -169,7 +169,7 @@ impl World<'_> {
         self.observe(node, &Observation::OpenFailed { error: &error.to_string(), damaged })?;
         // Whatever the engine still holds must let go of the disk.
         self.nodes[node].disk.kill();
-        self.network.set_node_up(node, false);
+        self.network.set_node_up(node, false, self.now_ms);
         if damaged {
             self.nodes[node].ruined = true;
         } else {
@@ -209,10 +209,9 @@ impl World<'_> {
         let held: usize = process
             .links
             .iter()
-            .map(|(connection, link)| {
+            .map(|(connection, _)| {
                 let end = crate::network::End { connection: *connection, node };
-                let waiting: usize = link.held.iter().map(|(_, bytes, _)| bytes.len()).sum();
-                self.network.buffered(end) + self.network.unread(end) + waiting
+                self.network.buffered(end) + self.network.unread(end)
             })
             .sum();
         for gauge in gauges {
@@ -325,7 +324,7 @@ impl World<'_> {
             Death::Killed | Death::Closed => self.nodes[node].disk.kill(),
         }
         self.network.forget_node(node);
-        self.network.set_node_up(node, false);
+        self.network.set_node_up(node, false, self.now_ms);
         // Its disk is dead: whatever it does on its way out changes nothing.
         drop(self.nodes[node].process.take());
         self.note(node, Mark::Down, || {

@@ -7,7 +7,7 @@ use crate::history::{Checker, NodeIndex, Version, Violation};
 use crate::network::LinkConditions;
 use crate::side;
 
-/// For so long nothing at all may be sent, once the healed have converged, in rounds.
+/// For so long nothing at all may be sent, once all of them have converged, in rounds.
 const SILENT_ROUNDS: u64 = 2;
 
 impl World<'_> {
@@ -44,7 +44,7 @@ impl World<'_> {
     pub(super) fn begin_quiet(&mut self) -> Result<(), Violation> {
         self.choose_members();
         self.phase = Phase::Quiet { since_ms: self.now_ms };
-        self.note_world(|| "the troubles end".to_owned());
+        self.note_world(|| "the heal: a majority is connected, and the rest cut off".to_owned());
         let nodes = self.nodes.len();
         for from in 0..nodes {
             for to in (0..nodes).filter(|to| *to != from) {
@@ -61,7 +61,7 @@ impl World<'_> {
             self.nodes[node].memory_limit = None;
             self.nodes[node].paused_until_ms = 0;
             self.network.pause(node, false, self.now_ms);
-            self.network.set_reading(node, true, self.now_ms);
+            self.network.set_slow(node, false, self.now_ms);
             // Whatever a failing disk left behind: the application opens its store again.
             self.plan_start(node, 0);
             self.choose_peers(node);
@@ -141,7 +141,7 @@ impl World<'_> {
     /// The healed are equal: they are read once more, and must fall silent.
     fn converged(&mut self, round: u32) -> Result<(), Violation> {
         self.rounds_after_heal = Some(round);
-        self.note_world(|| format!("the healed have converged after {round} round(s)"));
+        self.note_world(|| format!("all of them have converged after {round} round(s)"));
         self.phase = Phase::Silent;
         for node in self.members.clone() {
             if !self.look(node)? {

@@ -12,7 +12,7 @@ use rejoin_gossip::{
 
 use super::{Event, World};
 use crate::history::{Checker, Gauge, NodeIndex, Observation, Violation};
-use crate::network::{ConnectionId, End, NetworkEvent};
+use crate::network::{ConnectionId, End, NetworkEvent, Reading};
 use crate::node::Link;
 use crate::plan::Class;
 use crate::trace::{Mark, TraceEvent};
@@ -22,9 +22,6 @@ const DUPLICATE: u32 = 0x101;
 
 /// The code for a stream that is not one of ours.
 const FRAMING: u32 = 0x102;
-
-/// What a session may send before the hello is handled, at most, in bytes held here.
-const HELD_BYTES_MAX: usize = 4 << 20;
 
 impl World<'_> {
     /// Dials a peer.
@@ -76,7 +73,7 @@ impl World<'_> {
         // Of two connections between two replicas, the one that the lower of them dialled stays.
         let keeps_new = dialled == (node < peer);
         let Some(process) = self.running(node, boot) else {
-            self.network.close(end, FRAMING, "nobody is here".to_owned(), now_ms);
+            self.network.close(end, FRAMING, "nobody is here", now_ms);
             return Ok(());
         };
         let other = process.links.iter().find(|(_, link)| link.peer == peer);
@@ -85,7 +82,7 @@ impl World<'_> {
             if keeps_new || link == dialled {
                 self.hang_up(node, other, DUPLICATE, "a second connection");
             } else {
-                self.network.close(end, DUPLICATE, "a second connection".to_owned(), now_ms);
+                self.network.close(end, DUPLICATE, "a second connection", now_ms);
                 return Ok(());
             }
         }
@@ -106,7 +103,7 @@ impl World<'_> {
             dialled,
             session: Session::new(config, device, local, now_ms),
             readers: BTreeMap::new(),
-            held: VecDeque::new(),
+            reads_spaces: false,
             requests: VecDeque::new(),
             open_requests: 0,
             timer_at_ms: None,
@@ -144,13 +141,7 @@ impl World<'_> {
             return Ok(());
         };
         let from = link.peer;
-        link.held.push_back((lane, bytes, sent_ms));
-        let held: usize = link.held.iter().map(|(_, bytes, _)| bytes.len()).sum();
-        if held > HELD_BYTES_MAX {
-            self.hang_up(node, end.connection, FRAMING, "too much before the hello");
-            return Ok(());
-        }
-        let taken = Self::feed(link, now_ms);
+        let taken = Self::feed(link, lane, &bytes, sent_ms, now_ms);
         self.hasher.update(&now_ms.to_le_bytes());
         self.hasher.update(&[node as u8, from as u8]);
         if self.trace.is_some() {
@@ -167,32 +158,24 @@ impl World<'_> {
         self.drain(node, end.connection)
     }
 
-    /// Hands what came to the session, as far as it may be read yet.
-    fn feed(link: &mut Link, now_ms: u64) -> Taken {
+    /// Hands what came on a lane to the session.
+    fn feed(link: &mut Link, lane: Lane, bytes: &[u8], sent_ms: u64, now_ms: u64) -> Taken {
         let mut taken = Taken::default();
+        let reader = link.readers.entry(lane).or_default();
+        reader.push(bytes);
         loop {
-            let established = link.session.is_established();
-            let readable = |lane: &Lane| *lane == Lane::Control || established;
-            let Some(at) = link.held.iter().position(|(lane, ..)| readable(lane)) else {
-                return taken;
-            };
-            let Some((lane, bytes, sent_ms)) = link.held.remove(at) else { return taken };
-            let reader = link.readers.entry(lane).or_default();
-            reader.push(&bytes);
-            loop {
-                match next(reader) {
-                    Ok(Some(Incoming::Preamble(preamble))) => {
-                        link.session.handle_preamble(preamble, now_ms);
-                    }
-                    Ok(Some(Incoming::Frame(payload))) => {
-                        taken.told.push((sent_ms, payload.len(), lane));
-                        link.session.handle_frame(lane, &payload, now_ms);
-                    }
-                    Ok(None) => break,
-                    Err(error) => {
-                        taken.error = Some(error);
-                        return taken;
-                    }
+            match next(reader) {
+                Ok(Some(Incoming::Preamble(preamble))) => {
+                    link.session.handle_preamble(preamble, now_ms);
+                }
+                Ok(Some(Incoming::Frame(payload))) => {
+                    taken.told.push((sent_ms, payload.len(), lane));
+                    link.session.handle_frame(lane, &payload, now_ms);
+                }
+                Ok(None) => return taken,
+                Err(error) => {
+                    taken.error = Some(error);
+                    return taken;
                 }
             }
         }
@@ -248,8 +231,19 @@ impl World<'_> {
                 }
             }
         }
+        self.read_on(node, connection);
         self.plan_timeout(node, connection);
         Ok(())
+    }
+
+    /// Reads the lanes of spaces as soon as the session allows it.
+    fn read_on(&mut self, node: NodeIndex, connection: ConnectionId) {
+        let Some(process) = &mut self.nodes[node].process else { return };
+        let Some(link) = process.links.get_mut(&connection) else { return };
+        if !link.reads_spaces && link.session.is_established() {
+            link.reads_spaces = true;
+            self.network.set_reading(End { connection, node }, Reading::All, self.now_ms);
+        }
     }
 
     fn plan_timeout(&mut self, node: NodeIndex, connection: ConnectionId) {
@@ -375,7 +369,7 @@ impl World<'_> {
         reason: &str,
     ) {
         let now_ms = self.now_ms;
-        self.network.close(End { connection, node }, code, reason.to_owned(), now_ms);
+        self.network.close(End { connection, node }, code, reason, now_ms);
         let Some(process) = &mut self.nodes[node].process else { return };
         let Some(link) = process.links.get(&connection) else { return };
         let peer = link.peer;

@@ -330,15 +330,15 @@ impl World<'_> {
             Trouble::Cut { class, directions, ms } => self.cut(class, &directions, ms),
             Trouble::Mend { directions } => self.mend(&directions),
             Trouble::Move(node) => {
-                self.network.change_address(node, self.now_ms);
+                self.network.change_address(node);
                 self.note(node, Mark::Fault, || "moves to another address".to_owned());
             }
             Trouble::ReadSlowly { node, .. } => {
-                self.network.set_reading(node, false, self.now_ms);
+                self.network.set_slow(node, true, self.now_ms);
                 self.count(Class::SlowReader);
                 self.note(node, Mark::Fault, || "reads nothing for a while".to_owned());
             }
-            Trouble::ReadAgain(node) => self.network.set_reading(node, true, self.now_ms),
+            Trouble::ReadAgain(node) => self.network.set_slow(node, false, self.now_ms),
             Trouble::Crash { node, death } => {
                 if self.nodes[node].is_up() {
                     self.count(match death {
@@ -361,7 +361,7 @@ impl World<'_> {
                     self.close(node)?;
                 }
             }
-            Trouble::Pause { node, ms } => self.pause(node, ms),
+            Trouble::Pause { node, ms } => self.stand_still(node, ms),
             Trouble::LittleMemory { node, .. } => {
                 self.nodes[node].memory_limit = Some(16 << 10);
             }
@@ -445,7 +445,7 @@ impl World<'_> {
         }
     }
 
-    fn pause(&mut self, node: NodeIndex, ms: u64) {
+    fn stand_still(&mut self, node: NodeIndex, ms: u64) {
         self.count(Class::Pause);
         self.nodes[node].paused_until_ms = self.now_ms + ms;
         self.network.pause(node, true, self.now_ms);
