@@ -1,6 +1,6 @@
 //! What an opening makes of a log that was cut or changed, and that every way to a state leads to the same bytes.
 
-use rejoin_crdt::{Path, ReadRows, StateDigest};
+use rejoin_crdt::{Path, ReadRows, StateDigest, Value};
 use rejoin_store::*;
 
 use crate::support::*;
@@ -220,5 +220,31 @@ fn pages_and_iterators_agree_wherever_rows_lie() {
             }
         }
         assert_eq!(paged, all, "pages of {limit}");
+    }
+}
+
+#[test]
+fn what_a_killed_process_left_unsynced_is_durable_once_the_next_one_shows_it() {
+    let options =
+        StoreOptions { segment_bytes: 500, reserve_bytes: 100, ..StoreOptions::default() };
+    // The operation that fails is the one in which the process is killed: what it wrote before is not synced.
+    for (writes, killed_in) in (4..12).flat_map(|writes| (0..7).map(move |at| (writes, at))) {
+        let backend = MemoryBackend::recording();
+        let (store, _) = try_open(&backend, 1, options.clone()).unwrap();
+        let space = store.create_space(SPACE, "cart").unwrap();
+        (0..writes).for_each(|number| {
+            put(&store, space, "row", number);
+        });
+        backend.fail_after(Some(killed_in));
+        let _unknown =
+            store.write(space, 1, |tx| tx.put(path("row"), Value::String("x".repeat(90))));
+        drop(store);
+        backend.fail_after(None);
+
+        let (store, _) = try_open(&backend, 1, options.clone()).unwrap();
+        let told = store.durable_version(space).unwrap();
+        let after_power_cut = crash_image(&backend.journal(), |_| Fate::Drop);
+        let (store, _) = try_open(&after_power_cut, 1, options.clone()).unwrap();
+        assert_eq!(version(&store, space), told, "{writes} writes, killed in {killed_in}");
     }
 }
