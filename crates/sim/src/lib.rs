@@ -2,6 +2,7 @@
 //! all from one seed.
 
 pub mod checkers;
+pub mod crash;
 pub mod disk;
 pub mod history;
 pub mod network;
