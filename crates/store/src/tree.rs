@@ -114,10 +114,13 @@ impl TreeStore {
             None => {
                 let meta = Meta { replica: fresh.replica, salt: fresh.salt, mark: Lsn::ZERO };
                 open::create_tables(&database, &meta)?;
-                backend.sync_directory().map_err(StoreError::io("syncing the folder"))?;
                 meta
             }
         };
+        if !has_log {
+            // The tree may be left over from a process that was killed before it came to this.
+            backend.sync_directory().map_err(StoreError::io("syncing the folder"))?;
+        }
         let content = open::read_content(&database)?;
         let current = Arc::new(read_tree(&database, 0)?);
         let store = Self {

@@ -248,3 +248,46 @@ fn what_a_killed_process_left_unsynced_is_durable_once_the_next_one_shows_it() {
         assert_eq!(version(&store, space), told, "{writes} writes, killed in {killed_in}");
     }
 }
+
+#[test]
+fn a_creation_torn_within_the_magic_number_of_the_tree_is_begun_anew() {
+    let backend = MemoryBackend::recording();
+    try_open(&backend, 1, StoreOptions::default()).unwrap();
+    let journal = backend.journal();
+    // The content of the tree begins behind a block of checksums.
+    let tree = |cut| crash_image(&journal[..cut], |_| Fate::Keep).content("tree.redb");
+    let with_magic = |cut: &usize| tree(*cut).is_some_and(|tree| tree.get(4_096) == Some(&b'r'));
+    let cut = (0..journal.len()).find(with_magic).unwrap();
+    for torn in 1..9 {
+        let image = crash_image(&journal[..cut], |_| Fate::Keep);
+        let mut content = tree(cut).unwrap();
+        content[4_096 + torn..4_105].fill(0);
+        image.set_content("tree.redb", content);
+        try_open(&image, 1, StoreOptions::default()).unwrap();
+    }
+}
+
+#[test]
+fn the_name_of_the_tree_is_durable_before_there_is_a_log() {
+    for killed_in in 0.. {
+        let backend = MemoryBackend::recording();
+        backend.fail_after(Some(killed_in));
+        let opened = try_open(&backend, 1, StoreOptions::default());
+        backend.fail_after(None);
+        if opened.is_ok() {
+            break;
+        }
+        drop(opened);
+        let first = backend.journal_len();
+        try_open(&backend, 1, StoreOptions::default()).unwrap();
+        let journal = backend.journal();
+        for cut in first..=journal.len() {
+            let lost = |operation: &Operation| match operation {
+                Operation::Create(name) if name == "tree.redb" => Fate::Drop,
+                _ => Fate::Keep,
+            };
+            let image = crash_image(&journal[..cut], lost);
+            try_open(&image, 1, StoreOptions::default()).expect("a crash is no damage");
+        }
+    }
+}
