@@ -169,6 +169,17 @@ impl SimDisk {
         self.state().die(Death::PowerCut, false);
     }
 
+    /// As [`power_cut`](Self::power_cut), but everything that was not synced is `kept`, or else all of it lost.
+    pub fn power_cut_all(&self, kept: bool) {
+        let mut state = self.state();
+        if state.down {
+            return;
+        }
+        let losses = state.medium.settle(kept);
+        state.count_losses(losses);
+        state.die(Death::PowerCut, false);
+    }
+
     /// Kills the process now. What it wrote is in the system's cache: it survives, and is still not synced.
     ///
     /// Without effect on a machine that is down.

@@ -4,8 +4,11 @@
 pub mod app;
 pub mod checkers;
 pub mod cli;
+pub mod crash;
 pub mod disk;
 pub mod history;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 pub mod network;
 mod node;
 pub mod outcome;

@@ -419,7 +419,7 @@ impl Network {
                 self.tick(now_ms);
                 return None;
             }
-            let Some(Reverse(due)) = self.queue.pop() else { return None };
+            let Reverse(due) = self.queue.pop()?;
             self.tick(due.at_ms);
             match due.what {
                 What::Arrive(place) => {

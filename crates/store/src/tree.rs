@@ -118,10 +118,13 @@ impl TreeStore {
             None => {
                 let meta = Meta { replica: fresh.replica, salt: fresh.salt, mark: Lsn::ZERO };
                 open::create_tables(&database, &meta)?;
-                backend.sync_directory().map_err(StoreError::io("syncing the folder"))?;
                 meta
             }
         };
+        if !has_log {
+            // The tree may be left over from a process that was killed before it came to this.
+            backend.sync_directory().map_err(StoreError::io("syncing the folder"))?;
+        }
         let content = open::read_content(&database)?;
         disk.check()?;
         let current = Arc::new(read_tree(&database, 0)?);

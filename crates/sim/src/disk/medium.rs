@@ -218,6 +218,22 @@ impl Medium {
         ids.into_iter().for_each(|id| self.drop_if_forgotten(id));
     }
 
+    /// Makes everything durable that was not synced, or takes it back.
+    pub(super) fn settle(&mut self, kept: bool) -> Losses {
+        let mut losses = Losses::default();
+        if kept {
+            self.sync_directory();
+            let ids: Vec<FileId> = self.files.keys().copied().collect();
+            ids.into_iter().for_each(|id| self.sync(id));
+        } else {
+            losses.names = self.unsynced.drain(..).count() as u64;
+            for file in self.files.values_mut() {
+                losses.lost += file.unsynced.drain(..).count() as u64;
+            }
+        }
+        losses
+    }
+
     /// Cuts the power: what was not synced is kept, lost or torn, and the cache is gone.
     ///
     /// The change that was just made by an operation `in_progress` may be torn whatever becomes of the others.

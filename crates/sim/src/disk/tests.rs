@@ -1,3 +1,6 @@
+// Helpers, too, fail by panicking.
+#![allow(clippy::unwrap_used)]
+
 use rejoin_crdt::{Path, ReplicaId, SpaceId, Value};
 use rejoin_store::{FreshIds, StorageFile, Store, StoreError, StoreOptions, WriteError};
 

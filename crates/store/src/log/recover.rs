@@ -36,12 +36,12 @@ pub(crate) fn recover(
     let framing = Framing::new(&salt);
     let mut found = find_segments(backend, &salt)?;
     let mut torn_tail = None;
-    let torn_creation = found.last().is_some_and(|last| !last.has_header);
     if let Some(last) = found.pop_if(|last| !last.has_header) {
         torn_tail = Some(drop_torn_creation(backend.as_ref(), &framing, &last, mark)?);
     }
     check_order(&found)?;
-    if found.is_empty() && mark == Lsn::ZERO {
+    let creates = found.is_empty() && mark == Lsn::ZERO;
+    if creates {
         found.push(create_first(backend.as_ref(), &salt)?);
     }
     let Some(last) = found.last() else {
@@ -79,7 +79,11 @@ pub(crate) fn recover(
             torn_tail = Some(TornTail { position: next, bytes: torn.len() as u64 });
         }
     }
-    if torn_creation {
+    if !creates {
+        // If the process died and not the machine, what was just read may be no further than the system's cache:
+        // the last batch, the cut that seals a segment, the name of a new one. Peers are told of it from here on,
+        // and what is written next rests on it, so it must not be lost to a power cut any more.
+        last_file.sync().map_err(StoreError::io("syncing the log"))?;
         backend.sync_directory().map_err(StoreError::io("syncing the folder"))?;
     }
 

@@ -22,7 +22,8 @@ use crate::replicas::Replicas;
 /// The size of a tree file whose creation was cut short is at most this, in bytes: redb lays out its first
 /// region, of 1 MiB and a bit, before it writes its magic number.
 const CREATION_BYTES_MAX: u64 = 8 << 20;
-const REDB_MAGIC: &[u8; 4] = b"redb";
+/// What a redb file begins with, all of it: a crash can tear it like any other bytes.
+const REDB_MAGIC: [u8; 9] = *b"redb\x1a\x0a\xa9\x0d\x0a";
 
 /// Opens or creates the tree's file; one whose creation was cut short, before there was any log, is emptied.
 pub(super) fn open_file(
@@ -48,7 +49,7 @@ pub(super) fn open_file(
         if readable {
             file.read(0, &mut magic)?;
         }
-        Ok(!readable || magic != *REDB_MAGIC)
+        Ok(!readable || magic != REDB_MAGIC)
     };
     if begun_only().map_err(StoreError::io("reading the tree"))? {
         file.set_len(0).map_err(StoreError::io("creating the tree"))?;

@@ -1,6 +1,6 @@
 //! What an opening makes of a log that was cut or changed, and that every way to a state leads to the same bytes.
 
-use rejoin_crdt::{Path, ReadRows, StateDigest};
+use rejoin_crdt::{Path, ReadRows, StateDigest, Value};
 use rejoin_store::*;
 
 use crate::support::*;
@@ -220,5 +220,74 @@ fn pages_and_iterators_agree_wherever_rows_lie() {
             }
         }
         assert_eq!(paged, all, "pages of {limit}");
+    }
+}
+
+#[test]
+fn what_a_killed_process_left_unsynced_is_durable_once_the_next_one_shows_it() {
+    let options =
+        StoreOptions { segment_bytes: 500, reserve_bytes: 100, ..StoreOptions::default() };
+    // The operation that fails is the one in which the process is killed: what it wrote before is not synced.
+    for (writes, killed_in) in (4..12).flat_map(|writes| (0..7).map(move |at| (writes, at))) {
+        let backend = MemoryBackend::recording();
+        let (store, _) = try_open(&backend, 1, options.clone()).unwrap();
+        let space = store.create_space(SPACE, "cart").unwrap();
+        (0..writes).for_each(|number| {
+            put(&store, space, "row", number);
+        });
+        backend.fail_after(Some(killed_in));
+        let _unknown =
+            store.write(space, 1, |tx| tx.put(path("row"), Value::String("x".repeat(90))));
+        drop(store);
+        backend.fail_after(None);
+
+        let (store, _) = try_open(&backend, 1, options.clone()).unwrap();
+        let told = store.durable_version(space).unwrap();
+        let after_power_cut = crash_image(&backend.journal(), |_| Fate::Drop);
+        let (store, _) = try_open(&after_power_cut, 1, options.clone()).unwrap();
+        assert_eq!(version(&store, space), told, "{writes} writes, killed in {killed_in}");
+    }
+}
+
+#[test]
+fn a_creation_torn_within_the_magic_number_of_the_tree_is_begun_anew() {
+    let backend = MemoryBackend::recording();
+    try_open(&backend, 1, StoreOptions::default()).unwrap();
+    let journal = backend.journal();
+    // The content of the tree begins behind a block of checksums.
+    let tree = |cut| crash_image(&journal[..cut], |_| Fate::Keep).content("tree.redb");
+    let with_magic = |cut: &usize| tree(*cut).is_some_and(|tree| tree.get(4_096) == Some(&b'r'));
+    let cut = (0..journal.len()).find(with_magic).unwrap();
+    for torn in 1..9 {
+        let image = crash_image(&journal[..cut], |_| Fate::Keep);
+        let mut content = tree(cut).unwrap();
+        content[4_096 + torn..4_105].fill(0);
+        image.set_content("tree.redb", content);
+        try_open(&image, 1, StoreOptions::default()).unwrap();
+    }
+}
+
+#[test]
+fn the_name_of_the_tree_is_durable_before_there_is_a_log() {
+    for killed_in in 0.. {
+        let backend = MemoryBackend::recording();
+        backend.fail_after(Some(killed_in));
+        let opened = try_open(&backend, 1, StoreOptions::default());
+        backend.fail_after(None);
+        if opened.is_ok() {
+            break;
+        }
+        drop(opened);
+        let first = backend.journal_len();
+        try_open(&backend, 1, StoreOptions::default()).unwrap();
+        let journal = backend.journal();
+        for cut in first..=journal.len() {
+            let lost = |operation: &Operation| match operation {
+                Operation::Create(name) if name == "tree.redb" => Fate::Drop,
+                _ => Fate::Keep,
+            };
+            let image = crash_image(&journal[..cut], lost);
+            try_open(&image, 1, StoreOptions::default()).expect("a crash is no damage");
+        }
     }
 }
