@@ -112,6 +112,57 @@ pub enum Bug {
     OwnTakenFromPeers,
 }
 
+impl Bug {
+    /// All of them.
+    #[cfg(feature = "mutants")]
+    pub const ALL: &[Bug] = &[
+        Bug::CoarseReplicaId,
+        Bug::ReserveNotSynced,
+        Bug::ForkUnseen,
+        Bug::VersionPruned,
+        Bug::SequenceNarrowed,
+        Bug::ClockBeatsCause,
+        Bug::SkewRefused,
+        Bug::RelayedInSeconds,
+        Bug::JoinPrunesSiblings,
+        Bug::JoinLosesWallTime,
+        Bug::AddForgetsSiblings,
+        Bug::RemoveTreeBlind,
+        Bug::RemoveForgetsKind,
+        Bug::CounterFoldsSent,
+        Bug::DuplicateApplied,
+        Bug::BlindPut,
+        Bug::FoldKeepsRemoved,
+        Bug::JoinKeepsCovered,
+        Bug::JoinForgetsOurs,
+        Bug::AcknowledgesForEver,
+        Bug::CausesNotAwaited,
+        Bug::ReadsDurableOnly,
+        Bug::GapInLogUnnoticed,
+        Bug::WatchMissesJoin,
+        Bug::RelayOmitted,
+        Bug::RedialGivesUp,
+        Bug::WindowIgnored,
+        Bug::CountsCompared,
+        Bug::InboxUnbounded,
+        Bug::OffersUnbounded,
+        Bug::LengthBelieved,
+        Bug::RemovalEndsCommit,
+        Bug::RollbackForgotten,
+        Bug::TreeNotSynced,
+        Bug::SegmentEntryNotSynced,
+        Bug::SyncRetried,
+        Bug::PoisonForgotten,
+        Bug::BufferUncounted,
+        Bug::TornTailAccepted,
+        Bug::DamageCutOff,
+        Bug::BlockUnchecked,
+        Bug::ProtocolOwnHighest,
+        Bug::ChainUnchecked,
+        Bug::OwnTakenFromPeers,
+    ];
+}
+
 /// Whether this bug is planted on this thread.
 #[cfg(not(feature = "mutants"))]
 #[inline(always)]

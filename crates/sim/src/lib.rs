@@ -5,6 +5,8 @@ pub mod checkers;
 pub mod cli;
 pub mod disk;
 pub mod history;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 pub mod network;
 pub mod outcome;
 pub mod random;
