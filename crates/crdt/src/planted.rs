@@ -2,8 +2,8 @@
 //!
 //! They exist only under the feature `mutants`, which no build that is shipped has; without it [`is`] is
 //! constantly false and every switch vanishes. The simulator plants one at a time, for its own thread,
-//! and must find it. The numbers are those of the lines of `FAILURES.md`, the list of what has gone wrong in
-//! systems like this one.
+//! and must find it. Each stands for a failure that systems like this one have had; the number is the
+//! failure's in the design's list of them.
 
 /// One planted bug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
