@@ -100,8 +100,8 @@ pub enum Bug {
     TornTailAccepted,
     /// Damage within the log is taken for its torn end, and cut off (37).
     DamageCutOff,
-    /// A block of the tree is not verified when it is read (28).
-    BlockUnchecked,
+    /// The checksum of a block of the tree covers its first quarter (28).
+    BlockPartlyChecked,
     /// The highest version that this side speaks is spoken, whatever the peer speaks (39).
     ProtocolOwnHighest,
 
@@ -156,7 +156,7 @@ impl Bug {
         Bug::BufferUncounted,
         Bug::TornTailAccepted,
         Bug::DamageCutOff,
-        Bug::BlockUnchecked,
+        Bug::BlockPartlyChecked,
         Bug::ProtocolOwnHighest,
         Bug::ChainUnchecked,
         Bug::OwnTakenFromPeers,

@@ -389,10 +389,10 @@ pub const MUTANTS: &[Mutant] = &[
         needs: &[Need::BitRot],
     },
     Mutant {
-        bug: Bug::BlockUnchecked,
-        name: "block-unchecked",
+        bug: Bug::BlockPartlyChecked,
+        name: "block-partly-checked",
         failure: 28,
-        what: "Blocks of the tree are read without a look at their checksums.",
+        what: "The checksum of a block of the tree covers its first quarter, and bits may rot in the rest.",
         intended: Checker::Corruption,
         needs: &[Need::Checkpoints, Need::BitRot],
     },
