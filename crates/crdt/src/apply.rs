@@ -1,6 +1,7 @@
 //! The effect of a commit on the rows: deterministic, and the same on every replica.
 
-use crate::{CommitBody, Dot, Operation, PAGE_ROWS_MAX, Path, RowKey, WriteRows};
+use crate::planted::{self, Bug};
+use crate::{CommitBody, Dot, Kind, Operation, PAGE_ROWS_MAX, Path, Row, RowKey, WriteRows};
 
 /// Applies the commit named `dot` to `rows`.
 ///
@@ -15,7 +16,13 @@ pub fn apply<R: WriteRows>(rows: &mut R, dot: Dot, body: &CommitBody) -> Result<
         match operation {
             Operation::Set { key, observed, payload } => {
                 let mut row = rows.row(key)?.unwrap_or_default();
+                #[cfg(feature = "mutants")]
+                let observed = &planted::superseded(&row, observed, payload);
                 observed.iter().for_each(|dot| row.remove(*dot));
+                let blind = planted::is(Bug::BlindPut) && key.kind == Kind::Register;
+                if blind || planted::is(Bug::AddForgetsSiblings) && key.kind == Kind::Element {
+                    row = Row::default();
+                }
                 row.insert(dot, payload.clone());
                 rows.set_row(key, row)?;
             }
@@ -23,6 +30,8 @@ pub fn apply<R: WriteRows>(rows: &mut R, dot: Dot, body: &CommitBody) -> Result<
                 if let Some(mut row) = rows.row(key)? {
                     observed.iter().for_each(|dot| row.remove(*dot));
                     rows.set_row(key, row)?;
+                } else if planted::is(Bug::RemovalEndsCommit) {
+                    return Ok(());
                 }
             }
             Operation::RemoveTree { path, past } => remove_tree(rows, path, past)?,
@@ -39,7 +48,7 @@ fn remove_tree<R: WriteRows>(rows: &mut R, path: &Path, past: &[Dot]) -> Result<
         let last_page = page.len() < PAGE_ROWS_MAX;
         for (key, mut row) in page {
             let before = row.len();
-            row.retain(|dot| !covers(past, dot));
+            row.retain(|dot| !covers(past, dot) && !planted::is(Bug::RemoveTreeBlind));
             if row.len() < before {
                 rows.set_row(&key, row)?;
             }

@@ -2,8 +2,10 @@
 
 use std::iter::Peekable;
 
+use crate::planted::{self, Bug};
 use crate::{
-    Dot, Fork, PAGE_ROWS_MAX, Path, ReadRows, Row, RowKey, RowPage, VersionVector, WriteRows,
+    Dot, Fork, Head, PAGE_ROWS_MAX, Path, ReadRows, ReplicaId, Row, RowKey, RowPage, VersionVector,
+    WriteRows,
 };
 
 /// Why two states cannot be joined, apart from failures of the rows themselves (`E`).
@@ -56,6 +58,8 @@ pub fn join<R: WriteRows>(
 ) -> Result<VersionVector, JoinError<R::Error>> {
     let mut joined_version = version.clone();
     joined_version.join(their_version)?;
+    let forgetful = planted::is(Bug::JoinForgetsOurs);
+    let seen_there = if forgetful { &joined_version } else { their_version };
     let mut theirs = theirs.into_iter().peekable();
     let mut mine = Mine::default();
     let mut last: Option<RowKey> = None;
@@ -68,15 +72,20 @@ pub fn join<R: WriteRows>(
         if let Some(dot) = their_row.dots().find(|dot| !their_version.covers(*dot)) {
             return Err(JoinError::Uncovered(dot));
         }
-        let row =
-            my_row.join(version, &their_row, their_version).map_err(|JoinConflict(dot)| {
-                let dot = dot.expect("a conflict is found at a dot that both sides hold");
-                JoinError::TwoPayloads { dot, key: Box::new(key.clone()) }
-            })?;
+        let row = my_row.join(version, &their_row, seen_there).map_err(|JoinConflict(dot)| {
+            let dot = dot.expect("a conflict is found at a dot that both sides hold");
+            JoinError::TwoPayloads { dot, key: Box::new(key.clone()) }
+        })?;
+        #[cfg(feature = "mutants")]
+        let row = planted::joined_row(key.kind, row);
         if row != my_row {
             rows.set_row(&key, row).map_err(JoinError::Rows)?;
         }
         last = Some(key);
+    }
+    if planted::is(Bug::VersionPruned) {
+        let there = |(replica, _): &(ReplicaId, Head)| their_version.head(*replica).is_some();
+        return Ok(joined_version.iter().filter(there).collect());
     }
     Ok(joined_version)
 }

@@ -49,6 +49,8 @@ mod digest;
 mod id;
 mod join;
 mod path;
+#[doc(hidden)]
+pub mod planted;
 mod row;
 mod rows;
 mod transaction;

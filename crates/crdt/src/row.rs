@@ -5,6 +5,7 @@ use smallvec::SmallVec;
 
 use crate::codec::{DecodeError, Reader, put_varint};
 use crate::join::JoinConflict;
+use crate::planted::{self, Bug};
 use crate::{Dot, Path, ReplicaId, Value, VersionVector};
 
 /// What a row is; see [`kind`](crate::kind) for what each means.
@@ -218,9 +219,9 @@ impl Row {
                 std::cmp::Ordering::Less => {
                     mine.next().filter(|(dot, _)| !other_version.covers(*dot))
                 }
-                std::cmp::Ordering::Greater => {
-                    theirs.next().filter(|(dot, _)| !version.covers(*dot))
-                }
+                std::cmp::Ordering::Greater => theirs
+                    .next()
+                    .filter(|(dot, _)| !version.covers(*dot) || planted::is(Bug::JoinKeepsCovered)),
                 std::cmp::Ordering::Equal => {
                     let (a, b) = (mine.next(), theirs.next());
                     if a != b {
@@ -230,7 +231,10 @@ impl Row {
                 }
             };
             if let Some((dot, payload)) = survivor {
-                joined.entries.push((dot, payload.clone()));
+                let payload = payload.clone();
+                #[cfg(feature = "mutants")]
+                let payload = planted::joined(order, payload);
+                joined.entries.push((dot, payload));
             }
         }
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use crate::kind::counter;
+use crate::planted::{self, Bug};
 use crate::{
     CommitBody, Dot, Kind, Operation, Path, Payload, ReadRows, ReplicaId, Row, RowKey, RowPage,
     Value, ValueError, VersionVector,
@@ -142,7 +143,8 @@ impl<'a, E> Transaction<'a, E> {
     /// # Errors
     /// [`PrepareError`] if the rows cannot be read.
     pub fn remove(&mut self, path: &Path) -> Result<(), PrepareError<E>> {
-        for kind in Kind::ALL {
+        let last = if planted::is(Bug::RemoveForgetsKind) { Kind::Flag } else { Kind::Element };
+        for kind in Kind::ALL.into_iter().filter(|kind| *kind <= last) {
             self.remove_row(RowKey { path: path.clone(), kind })?;
         }
         Ok(())

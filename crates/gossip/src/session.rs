@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rejoin_crdt::codec::DecodeError;
+use rejoin_crdt::planted::{self, Bug};
 use rejoin_crdt::{ReplicaId, SpaceId, VersionVector};
 
 use crate::DeviceId;
@@ -356,9 +357,12 @@ impl Session {
     fn greet(&mut self, hello: Hello, now_ms: u64) -> Result<(), CloseReason> {
         let ours = (self.config.protocol_min, self.config.protocol_max);
         let theirs = (hello.protocol_min, hello.protocol_max);
-        let protocol = ours.1.min(theirs.1);
+        let mut protocol = ours.1.min(theirs.1);
         if protocol < ours.0.max(theirs.0) {
             return Err(CloseReason::VersionMismatch { ours, theirs });
+        }
+        if planted::is(Bug::ProtocolOwnHighest) {
+            protocol = ours.1;
         }
         if hello.replica == self.local.replica {
             return Err(CloseReason::SameReplica(hello.replica));
@@ -371,6 +375,9 @@ impl Session {
             protocol,
             clock_skew_ms: difference(hello.wall_time_ms, wall_time_ms),
         };
+        if planted::is(Bug::SkewRefused) && facts.clock_skew_ms.abs() > 60 * 60 {
+            return Err(CloseReason::HelloTimeout { timeout_ms: self.config.hello_timeout_ms });
+        }
         self.stage = Stage::Established(facts);
         self.outbox.push_back(Output::Event(Event::Established(facts)));
         self.spaces_changed = true;
@@ -408,7 +415,7 @@ impl Session {
 
     fn take_offer(&mut self, spaces: &[SpaceId], now_ms: u64) -> Result<(), CloseReason> {
         self.their_offer.extend(spaces);
-        if self.their_offer.len() > SPACES_MAX {
+        if self.their_offer.len() > SPACES_MAX && !planted::is(Bug::OffersUnbounded) {
             return Err(CloseReason::Overrun("offered spaces"));
         }
         self.share(spaces, now_ms);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rejoin_crdt::planted::{self, Bug};
 use rejoin_crdt::{
     CommitBody, CommitHash, Dot, Path, ReadRows, ReplicaId, Row, RowKey, RowPage, SpaceId,
     Transaction, TransactionContext, VersionVector, WriteRows, apply,
@@ -113,6 +114,9 @@ impl Head {
 
     /// Refuses all writes from now on; returns the first cause, and lets nobody wait any more.
     pub(crate) fn poison(&mut self, cause: &str) -> Cause {
+        if planted::is(Bug::PoisonForgotten) {
+            return cause.into();
+        }
         let cause = self.poisoned.get_or_insert_with(|| cause.into()).clone();
         self.fail_pending(&cause);
         cause
@@ -274,7 +278,7 @@ impl Head {
     ) -> Result<(), StoreError> {
         let mut rows = HeadRows { view: &mut self.view, space, undo: Vec::new() };
         let result = apply(&mut rows, dot, body);
-        if result.is_err() {
+        if result.is_err() && !planted::is(Bug::RollbackForgotten) {
             rows.roll_back();
         }
         result

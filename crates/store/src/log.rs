@@ -40,6 +40,7 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
+use rejoin_crdt::planted::{self, Bug};
 
 use crate::backend::{Backend, StorageFile};
 use crate::error::StoreError;
@@ -256,8 +257,15 @@ impl LogWriter {
             return self.start_segment(batch);
         }
         self.file.write_at(self.offset(self.end), batch)?;
+        if planted::is(Bug::ReserveNotSynced) && self.end.after(batch.len()) <= self.reserved {
+            self.advance(batch.len());
+            return Ok(());
+        }
         self.reserve_behind(batch.len())?;
-        self.file.sync()?;
+        match self.file.sync() {
+            Err(_) if planted::is(Bug::SyncRetried) => self.file.sync()?,
+            synced => synced?,
+        }
         self.advance(batch.len());
         Ok(())
     }
@@ -298,7 +306,9 @@ impl LogWriter {
         bytes.extend_from_slice(batch);
         file.write_at(0, &bytes)?;
         file.sync()?;
-        self.log.backend.sync_directory()?;
+        if !planted::is(Bug::SegmentEntryNotSynced) {
+            self.log.backend.sync_directory()?;
+        }
         {
             let mut segments = self.log.segments_mut();
             if let Some(sealed) = segments.get_mut(&self.first) {

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use rejoin_crdt::planted::{self, Bug};
 use rejoin_crdt::{
     CommitBody, CommitHash, Dot, Fork, NotReady, ReplicaId, SpaceId, Transaction, VersionVector,
     commit_hash,
@@ -221,7 +222,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::NoSuchSpace`].
     pub fn snapshot(&self, space: SpaceIndex) -> Result<Snapshot, StoreError> {
-        Snapshot::new(self.latest.load_full(), space)
+        let behind = planted::is(Bug::ReadsDurableOnly);
+        Snapshot::new(if behind { &self.durable } else { &self.latest }.load_full(), space)
     }
 
     /// The commits of a space that are on disk here, which is what peers may be told.
@@ -426,12 +428,25 @@ fn check_ready(
     let fork = || ApplyError::Fork(Fork { replica: dot.replica, sequence: dot.sequence });
     match body.ready(dot, version) {
         Err(NotReady::Applied) => match known {
-            Some(head) if head.sequence == dot.sequence && head.hash != hash => Err(fork()),
+            Some(head) if planted::is(Bug::DuplicateApplied) && head.hash == hash => Ok(true),
+            Some(head)
+                if head.sequence == dot.sequence
+                    && head.hash != hash
+                    && !planted::is(Bug::ForkUnseen) =>
+            {
+                Err(fork())
+            }
             _ => Ok(false),
         },
-        _ if dot.replica == own => Err(ApplyError::RolledBack { dot }),
+        _ if dot.replica == own && !planted::is(Bug::OwnTakenFromPeers) => {
+            Err(ApplyError::RolledBack { dot })
+        }
         Err(NotReady::Gap { applied }) => Err(ApplyError::Gap { dot, known: applied }),
-        _ if previous != version.previous_hash(dot.replica) => Err(fork()),
+        _ if previous != version.previous_hash(dot.replica)
+            && !planted::is(Bug::ChainUnchecked) =>
+        {
+            Err(fork())
+        }
         Err(NotReady::Missing(dependency)) => {
             Err(ApplyError::MissingDependency { dot, dependency })
         }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use imbl::OrdMap;
 use redb::{Database, ReadableDatabase, WriteTransaction};
-use rejoin_crdt::{Kind, Row};
+use rejoin_crdt::planted::{self, Bug};
+use rejoin_crdt::{Kind, ReplicaId, Row};
 
 use crate::backend::Backend;
 use crate::entry::{ReplicaIndex, SpaceIndex};
@@ -116,7 +117,11 @@ impl TreeStore {
             Some(meta) => meta,
             None if has_log => return Err(damaged("there is a log, and the tree is empty")),
             None => {
-                let meta = Meta { replica: fresh.replica, salt: fresh.salt, mark: Lsn::ZERO };
+                let mut replica = fresh.replica;
+                if planted::is(Bug::CoarseReplicaId) {
+                    replica = ReplicaId::from_bytes([replica.as_bytes()[0] % 8; 16]);
+                }
+                let meta = Meta { replica, salt: fresh.salt, mark: Lsn::ZERO };
                 open::create_tables(&database, &meta)?;
                 meta
             }
@@ -162,6 +167,7 @@ impl TreeStore {
             for (key, row) in &fold.buffer.rows {
                 match row {
                     Some(row) => put(&mut rows, key, &encode_row(row, fold.replicas))?,
+                    None if planted::is(Bug::FoldKeepsRemoved) => {}
                     None => remove(&mut rows, key)?,
                 }
             }

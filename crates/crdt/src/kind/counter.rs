@@ -15,6 +15,7 @@
 //! Cost: an increment writes one dot and names what it folds; a read is linear in the live dots, at
 //! most [`FOLD_PAST`] + 1 for each replica that is concurrently writing.
 
+use crate::planted::{self, Bug};
 use crate::{Payload, ReplicaId, Row};
 
 /// A replica folds all its own dots of a row once it holds more than this many of them.
@@ -30,7 +31,7 @@ pub fn value(row: Option<&Row>) -> i64 {
 /// sequence numbers that a peer may know.
 pub(crate) fn folded(row: &Row, replica: ReplicaId, sent: u64) -> (Vec<crate::Dot>, i128) {
     let own = || row.iter().filter(move |(dot, _)| dot.replica == replica);
-    let fold_all = own().count() > FOLD_PAST;
+    let fold_all = own().count() > FOLD_PAST || planted::is(Bug::CounterFoldsSent);
     let folded = own().filter(|(dot, _)| fold_all || dot.sequence > sent);
     folded.fold((Vec::new(), 0), |(mut dots, sum), (dot, payload)| {
         dots.push(dot);

@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use rejoin_crdt::planted::{self, Bug};
 use rejoin_crdt::{ReplicaId, SpaceId, VersionVector};
 
 use super::batch::{part_to_send, rows_weight, runs_weight};
@@ -173,6 +174,11 @@ impl Sender {
             self.goal = Arc::clone(&mark.version);
             self.marks.pop_front();
         }
+        if planted::is(Bug::CausesNotAwaited)
+            && let Some(head) = mine.head(self.own)
+        {
+            Arc::make_mut(&mut self.goal).set(self.own, head);
+        }
         if self.goal.includes(mine) {
             return;
         }
@@ -181,7 +187,9 @@ impl Sender {
             self.marks.clear();
             return;
         }
-        self.mark(mine, now);
+        if !planted::is(Bug::RelayOmitted) {
+            self.mark(mine, now);
+        }
     }
 
     /// Holds `mine` back until the peer has what third parties wrote of it, or the relay delay is
@@ -228,12 +236,15 @@ impl Sender {
             self.fly(0, now);
             out.push(SpaceOutput::Send(SpaceMessage::StateEnd { complete: false }));
         }
-        let idle = self.transfer.is_none() && self.sent.includes(&self.goal);
+        let as_many = || self.sent.commits() == self.goal.commits();
+        let counted = planted::is(Bug::CountsCompared) && as_many();
+        let idle = self.transfer.is_none() && (self.sent.includes(&self.goal) || counted);
+        let endless = planted::is(Bug::WindowIgnored);
         let full = self.flying >= WINDOW_BYTES_MAX || self.flights.len() >= WINDOW_BATCHES_MAX;
-        if idle || full {
+        if idle || full && !endless {
             return None;
         }
-        if !now.room {
+        if !now.room && !endless {
             self.hungry = true;
             return None;
         }
