@@ -731,4 +731,5 @@ impl Network {
 const RESET_BYTES: usize = packet::HEADER_BYTES + packet::TAG_BYTES;
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 mod tests;

@@ -300,12 +300,15 @@ impl Endpoint {
             | Stage::Draining { until_ms } => *until_ms,
             Stage::Open => {
                 let keep_alive_at = self.active_ms.saturating_add(self.config.keep_alive_ms);
+                let first = self.idle_at_ms.min(keep_alive_at);
+                if self.allowance() < PACKET_BYTES_MIN {
+                    return first;
+                }
                 let timers = [
                     self.ack_at_ms,
                     self.recovery.loss_at_ms(),
                     self.recovery.probe_at_ms(ACK_DELAY_MS),
                 ];
-                let first = self.idle_at_ms.min(keep_alive_at);
                 timers.into_iter().flatten().fold(first, u64::min)
             }
             Stage::Gone => u64::MAX,
@@ -602,8 +605,7 @@ impl Endpoint {
     }
 
     fn transmit_open(&mut self, now_ms: u64, log: &mut Log<'_>) -> Option<Bytes> {
-        let size = self.size.bytes();
-        let size = size.min(self.unproven.as_ref().map_or(size, |unproven| unproven.allowance));
+        let size = self.size.bytes().min(self.allowance());
         if size < PACKET_BYTES_MIN {
             return None;
         }
@@ -622,6 +624,11 @@ impl Endpoint {
         }
         let probe = self.size.probe(now_ms).filter(|_| self.unproven.is_none())?;
         Some(self.write_size_probe(probe, now_ms))
+    }
+
+    /// How many bytes may be sent to where the peer seems to be, before it has proven to be there.
+    fn allowance(&self) -> usize {
+        self.unproven.as_ref().map_or(usize::MAX, |unproven| unproven.allowance)
     }
 
     fn write_packet(&mut self, size: usize, data: bool, now_ms: u64, log: &mut Log<'_>) -> Bytes {

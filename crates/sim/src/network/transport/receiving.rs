@@ -194,6 +194,7 @@ fn skip(bytes: &mut Bytes, offset: &mut u64, to: u64) {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 mod tests {
     use super::*;
     use crate::random::Random;
