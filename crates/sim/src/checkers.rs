@@ -462,11 +462,10 @@ impl Checkers {
         }
         let ledger = &self.ledger;
         self.atomicity.read(ledger, space, cut, rows)?;
-        let (known, view) = self.oracle.space(space).at(node, cut);
-        let pairs = oracle::line_up(known, rows);
-        self.resurrection.read(ledger, node, space, known, view, &pairs)?;
+        let sight = self.oracle.space(space).look(ledger, space, node, cut, rows);
+        self.resurrection.read(node, &sight)?;
         self.agreement.read(at_ms, node, space, cut, bytes)?;
-        oracle::read(ledger, space, cut, known, view, &pairs)
+        oracle::read(&sight)
     }
 }
 
