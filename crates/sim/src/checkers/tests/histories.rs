@@ -17,6 +17,8 @@ struct Shape {
     /// How probable it is that a changed replica is read.
     reads: f64,
     kinds: &'static [RowKind],
+    /// How probable it is that a wish is to remove something.
+    removals: f64,
 }
 
 const KINDS: [RowKind; 4] = [RowKind::Register, RowKind::Counter, RowKind::Flag, RowKind::Element];
@@ -28,11 +30,15 @@ const SMALL: Shape = Shape {
     keys_many: 0,
     reads: 0.7,
     kinds: &KINDS,
+    removals: 0.36,
 };
 
-/// One counter, so that folds are many.
+/// One counter, so that folds of what nobody was told are many.
 const COUNTING: Shape =
     Shape { nodes: 3, steps: 160, keys: &["n"], kinds: &[RowKind::Counter], ..SMALL };
+
+/// Seldom reset, so that it comes to folds of all that there is.
+const FOLDING: Shape = Shape { nodes: 2, steps: 300, removals: 0.02, ..COUNTING };
 
 /// The laws' replicas with the checkers beside them. A step tells all that an honest engine would.
 struct History {
@@ -235,13 +241,14 @@ impl History {
         };
         let kind = *self.random.pick(self.shape.kinds).expect("there are some");
         let number = self.random.below(19) as i64 - 9;
-        match (self.random.below(22), kind) {
-            (0..14, RowKind::Register) => put(&key, number),
-            (0..14, RowKind::Counter) => add(&key, number),
-            (0..14, RowKind::Flag) => Wish::Enable(key),
-            (0..14, RowKind::Element) => Wish::Insert(key),
-            (14..18, kind) => Wish::RemoveRow(key, kind),
-            (18..20, _) => Wish::Remove(key),
+        let removal = self.random.chance(self.shape.removals).then(|| self.random.below(4));
+        match (removal, kind) {
+            (None, RowKind::Register) => put(&key, number),
+            (None, RowKind::Counter) => add(&key, number),
+            (None, RowKind::Flag) => Wish::Enable(key),
+            (None, RowKind::Element) => Wish::Insert(key),
+            (Some(0..2), kind) => Wish::RemoveRow(key, kind),
+            (Some(2), _) => Wish::Remove(key),
             // Witnesses are under the root, and nothing ever removes them.
             _ if key.is_empty() => Wish::RemoveTree("m".to_owned()),
             _ => Wish::RemoveTree(key.split('/').next().unwrap_or_default().to_owned()),
@@ -338,6 +345,7 @@ fn nobody_objects_to_an_honest_history() {
 #[test]
 fn nobody_objects_to_a_counter_that_folds() {
     (0..60).for_each(|seed| drop(History::run(seed, COUNTING)));
+    (0..30).for_each(|seed| drop(History::run(seed, FOLDING)));
 }
 
 /// Wrong rows, at a version that nobody has read: so it is for the checkers of rows to see.
