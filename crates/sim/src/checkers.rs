@@ -164,8 +164,7 @@ impl Checkers {
         self.ledger.transaction(space, dot)
     }
 
-    /// Everything that a replica has promised to have on disk, or that was there when it was last looked at
-    /// as a promise.
+    /// Everything in a space that a replica has promised to have on disk.
     pub fn promised(&self, node: NodeIndex, space: SpaceNumber) -> Version {
         self.ledger.version(&self.durability.promised(node, space))
     }
@@ -278,14 +277,14 @@ impl Checkers {
             let found = cuts.iter().find(|(number, _)| *number == space);
             let keep = found.map_or(0, |(_, cut)| cut.of(writer));
             if self.ledger.lose(node, space, writer, keep) {
-                self.forget(space, writer);
+                let keep = self.ledger.count(space, writer);
+                self.forget(space, writer, keep);
             }
         }
     }
 
-    /// What is not in the ledger any more is nowhere any more.
-    fn forget(&mut self, space: SpaceNumber, writer: usize) {
-        let keep = self.ledger.count(space, writer);
+    /// Forgets the transactions of a writer behind `keep`.
+    fn forget(&mut self, space: SpaceNumber, writer: usize, keep: u64) {
         self.atomicity.lose(space, writer, keep);
         self.agreement.lose(space, writer, keep);
         self.oracle.space(space).lose(writer, keep);
@@ -343,10 +342,7 @@ impl Checkers {
         let replaces = self.ledger.wrote(at_ms, node, space, transaction, durable.is_some())?;
         let writer = self.ledger.writers.number(dot.writer);
         if replaces {
-            let keep = dot.sequence.saturating_sub(1);
-            self.atomicity.lose(space, writer, keep);
-            self.agreement.lose(space, writer, keep);
-            self.oracle.space(space).lose(writer, keep);
+            self.forget(space, writer, dot.sequence.saturating_sub(1));
         }
         self.causality.wrote(&self.ledger, node, space, writer, dot)?;
         self.record(space, writer, dot.sequence, known);
@@ -462,11 +458,10 @@ impl Checkers {
         }
         let ledger = &self.ledger;
         self.atomicity.read(ledger, space, cut, rows)?;
-        let (known, view) = self.oracle.space(space).at(node, cut);
-        let pairs = oracle::line_up(known, rows);
-        self.resurrection.read(ledger, node, space, known, view, &pairs)?;
+        let sight = self.oracle.space(space).look(ledger, space, node, cut, rows);
+        self.resurrection.read(node, &sight)?;
         self.agreement.read(at_ms, node, space, cut, bytes)?;
-        oracle::read(ledger, space, cut, known, view, &pairs)
+        oracle::read(&sight)
     }
 }
 

@@ -56,13 +56,13 @@ impl Atomicity {
                 second.peek().copied(),
                 expected.peek().map(|t| t.as_str()),
             ];
-            let Some(text) = next.into_iter().flatten().min() else { return Ok(()) };
-            let [a, b, visible] = next.map(|next| next == Some(text));
-            if !(a && b && visible) {
-                let text = text.to_owned();
-                return object(Checker::Atomicity, || {
-                    explain(ledger, space, cut, &text, a, b, visible)
-                });
+            if next[0] != next[1] || next[1] != next[2] {
+                let text = next.into_iter().flatten().min().unwrap_or_default();
+                let there = next.map(|next| next == Some(text));
+                return object(Checker::Atomicity, || explain(ledger, space, cut, text, there));
+            }
+            if next[0].is_none() {
+                return Ok(());
             }
             first.next();
             second.next();
@@ -85,9 +85,7 @@ fn explain(
     space: SpaceNumber,
     cut: &Cut,
     text: &str,
-    a: bool,
-    b: bool,
-    visible: bool,
+    [a, b, visible]: [bool; 3],
 ) -> String {
     let there = match (a, b) {
         (true, true) => "both its witnesses are there",

@@ -71,6 +71,11 @@ impl Cut {
         }
     }
 
+    /// Makes nothing visible.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
     /// Adds what is visible in `other`.
     pub(super) fn join(&mut self, other: &Cut) {
         if self.0.len() < other.0.len() {

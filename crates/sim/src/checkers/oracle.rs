@@ -9,15 +9,17 @@
 //! - A **counter** is the sum of the increments that no removal has seen. Folding may bring back one that a
 //!   removal has seen, if a later one of the same writer carries it that none has seen.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
-use super::cut::{Cut, Writers, slot};
+use super::cut::{Cut, slot};
 use super::ledger::Ledger;
-use super::rows::{self, Expected, Row, Rows, View};
-use super::wishes::{Added, is_witness};
+use super::rows::{Addition, Expected, Row, Rows, View};
 use super::{Verdict, object};
 use crate::history::{Checker, Key, NodeIndex, RowKind, Seen, SpaceNumber};
+
+/// How many additions to a row an objection names.
+const HISTORY_MAX: usize = 8;
 
 /// All rows of all spaces, and what each replica must see of them.
 #[derive(Debug, Default)]
@@ -31,15 +33,6 @@ pub(super) struct SpaceOracle {
     /// Whether a transaction was made here whose wishes are not known.
     pub(super) opaque: bool,
     views: Vec<View>,
-}
-
-/// One row as it was read, beside one as it is known.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Pair<'a> {
-    pub(super) key: &'a (Key, RowKind),
-    /// The number of the row, if a transaction ever added to it.
-    pub(super) row: Option<usize>,
-    pub(super) seen: Option<&'a Seen>,
 }
 
 impl Oracle {
@@ -58,29 +51,69 @@ impl SpaceOracle {
     /// Forgets the transactions of a writer behind `keep`.
     pub(super) fn lose(&mut self, writer: usize, keep: u64) {
         self.rows.lose(writer, keep);
-        self.views.clear();
+        self.views.iter_mut().for_each(|view| view.lose(writer, keep));
     }
 
-    /// What a replica must see at a version.
-    pub(super) fn at(&mut self, node: NodeIndex, cut: &Cut) -> (&Rows, &View) {
+    /// What a replica sees at a version, beside what it must see.
+    pub(super) fn look<'a>(
+        &'a mut self,
+        ledger: &'a Ledger,
+        space: SpaceNumber,
+        node: NodeIndex,
+        cut: &'a Cut,
+        read: &'a BTreeMap<(Key, RowKind), Seen>,
+    ) -> Sight<'a> {
         let view = slot(&mut self.views, node);
         view.advance(&self.rows, cut);
-        (&self.rows, view)
+        let (rows, view) = (&self.rows, &*view);
+        let pairs = line_up(rows, read);
+        let wrong = (0..pairs.len()).filter(|at| !pairs[*at].fits(rows, view)).collect();
+        Sight { ledger, space, cut, rows, view, pairs, wrong }
     }
 }
 
-/// Brings what was read and what is known into one line, by key. Witnesses are left out.
-pub(super) fn line_up<'a>(
-    rows: &'a Rows,
-    read: &'a BTreeMap<(Key, RowKind), Seen>,
-) -> Vec<Pair<'a>> {
+/// One read, beside what is known.
+#[derive(Debug)]
+pub(super) struct Sight<'a> {
+    pub(super) ledger: &'a Ledger,
+    pub(super) space: SpaceNumber,
+    cut: &'a Cut,
+    pub(super) rows: &'a Rows,
+    pub(super) view: &'a View,
+    /// Every row that was read or ever added to, in order.
+    pub(super) pairs: Vec<Pair<'a>>,
+    /// The pairs that do not fit.
+    wrong: Vec<usize>,
+}
+
+/// One row as it was read, beside one as it is known.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pair<'a> {
+    pub(super) key: &'a (Key, RowKind),
+    /// The number of the row, if a transaction ever added to it.
+    pub(super) row: Option<usize>,
+    pub(super) seen: Option<&'a Seen>,
+}
+
+/// Brings what was read and what is known into one line, by key. Witnesses, which are everything under `~a`
+/// and `~b`, are left out: nothing sorts between a slash and a zero.
+fn line_up<'a>(rows: &'a Rows, read: &'a BTreeMap<(Key, RowKind), Seen>) -> Vec<Pair<'a>> {
     let mut pairs = Vec::with_capacity(rows.index.len());
     let mut known = rows.index.iter().peekable();
-    for (key, seen) in read.iter().filter(|((path, _), _)| !is_witness(path)) {
-        while let Some((before, row)) = known.next_if(|(known, _)| *known < key) {
-            pairs.push(Pair { key: before, row: Some(*row), seen: None });
-        }
-        let row = known.next_if(|(known, _)| *known == key).map(|(_, row)| *row);
+    let begin = |path: &str| (path.to_owned(), RowKind::Register);
+    let before = read.range(..begin("~a/"));
+    let between = read.range(begin("~a0")..begin("~b/"));
+    let behind = read.range(begin("~b0")..);
+    for (key, seen) in before.chain(between).chain(behind) {
+        let row = loop {
+            let Some((next, row)) = known.peek() else { break None };
+            match (*next).cmp(key) {
+                Ordering::Less => pairs.push(Pair { key: next, row: Some(**row), seen: None }),
+                Ordering::Equal => break known.next().map(|(_, row)| *row),
+                Ordering::Greater => break None,
+            }
+            known.next();
+        };
         pairs.push(Pair { key, row, seen: Some(seen) });
     }
     pairs.extend(known.map(|(key, row)| Pair { key, row: Some(*row), seen: None }));
@@ -88,104 +121,77 @@ pub(super) fn line_up<'a>(
 }
 
 /// Everything that was read is what the visible transactions demand.
-pub(super) fn read(
-    ledger: &Ledger,
-    space: SpaceNumber,
-    cut: &Cut,
-    rows: &Rows,
-    view: &View,
-    pairs: &[Pair<'_>],
-) -> Verdict {
-    for pair in pairs {
-        let known = pair.row.map(|row| (&rows.rows[row], view.expected[row].as_ref()));
-        let row = known.map(|(row, _)| row);
-        let expected = known.and_then(|(_, expected)| expected);
-        if !fits(&ledger.writers, row, expected, pair.seen) {
-            return object(Checker::Oracle, || {
-                explain(ledger, space, cut, view, pair, row, expected)
-            });
-        }
+pub(super) fn read(sight: &Sight<'_>) -> Verdict {
+    let Some(pair) = sight.wrong().next() else { return Ok(()) };
+    object(Checker::Oracle, || sight.explain(pair))
+}
+
+impl<'a> Sight<'a> {
+    /// The rows that do not read what they must.
+    pub(super) fn wrong(&self) -> impl Iterator<Item = &Pair<'a>> {
+        self.wrong.iter().map(|at| &self.pairs[*at])
     }
-    Ok(())
-}
 
-/// The siblings that are expected, the winner first.
-pub(super) fn siblings<'a>(
-    writers: &Writers,
-    row: &'a Row,
-    at: &[usize],
-) -> Vec<(u64, u128, &'a Added)> {
-    let additions = at.iter().map(|at| &row.additions[*at]);
-    let mut siblings: Vec<_> =
-        additions.map(|put| (put.wall_time_ms, writers.name(put.writer), &put.added)).collect();
-    siblings.sort_by_key(|sibling| std::cmp::Reverse((sibling.0, sibling.1)));
-    siblings
-}
-
-fn fits(
-    writers: &Writers,
-    row: Option<&Row>,
-    expected: Option<&Expected>,
-    seen: Option<&Seen>,
-) -> bool {
-    match (expected, seen) {
-        (None, None) => true,
-        (Some(Expected::Present), Some(Seen::Flag | Seen::Element)) => true,
-        (Some(Expected::Counter(low, high)), Some(Seen::Counter(sum))) => {
-            (low..=high).contains(&sum)
-        }
-        (Some(Expected::Register(at)), Some(Seen::Register(seen))) => {
-            let expected = row.map(|row| siblings(writers, row, at)).unwrap_or_default();
-            let same = |(a, b): (&(u64, u128, &Added), &(u64, u128, crate::history::Datum))| {
-                a.0 == b.0 && a.1 == b.1 && matches!(a.2, Added::Value(value) if *value == b.2)
-            };
-            expected.len() == seen.len() && expected.iter().zip(seen).all(same)
-        }
-        _ => false,
-    }
-}
-
-fn explain(
-    ledger: &Ledger,
-    space: SpaceNumber,
-    cut: &Cut,
-    view: &View,
-    pair: &Pair<'_>,
-    row: Option<&Row>,
-    expected: Option<&Expected>,
-) -> String {
-    let (key, kind) = pair.key;
-    let mut text = format!("space {space}: {key} ({kind:?}) must ");
-    let wanted = match (expected, row) {
-        (None, _) | (_, None) => "not exist".to_owned(),
-        (Some(Expected::Present), _) => "be there".to_owned(),
-        (Some(Expected::Counter(low, high)), _) if low == high => format!("be {low}"),
-        (Some(Expected::Counter(low, high)), _) => format!("be between {low} and {high}"),
-        (Some(Expected::Register(at)), Some(row)) => {
-            let siblings = siblings(&ledger.writers, row, at);
-            let show = |(ms, writer, added): &(u64, u128, &Added)| {
-                format!("{added:?} of {:08x} at {ms}", writer >> 96)
-            };
-            format!("hold [{}]", siblings.iter().map(show).collect::<Vec<_>>().join(", "))
-        }
-    };
-    // Writing to a string does not fail.
-    let _ = match pair.seen {
-        Some(seen) => write!(text, "{wanted}, and reads {seen:?}"),
-        None => write!(text, "{wanted}, and is not there"),
-    };
-    if let Some(row) = row {
-        let removed = view.removed(row);
-        let visible = row.additions.iter().filter(|addition| view.shows(addition));
-        let show = |addition: &rows::Addition| {
-            let gone = addition.sequence <= removed.of(addition.writer);
-            let gone = if gone { " removed" } else { "" };
-            format!("{} {:?}{gone}", rows::dot(&ledger.writers, addition), addition.added)
+    fn explain(&self, pair: &Pair<'_>) -> String {
+        let Sight { ledger, space, cut, rows, view, .. } = self;
+        let (key, kind) = pair.key;
+        let row = pair.row.map(|row| &rows.rows[row]);
+        let wanted = match (pair.expected(view), row) {
+            (None, _) | (_, None) => "not exist".to_owned(),
+            (Some(Expected::Present), _) => "be there".to_owned(),
+            (Some(Expected::Counter(low, high)), _) if low == high => format!("be {low}"),
+            (Some(Expected::Counter(low, high)), _) => format!("be between {low} and {high}"),
+            (Some(Expected::Register(at)), Some(row)) => {
+                let show = |at: &usize| {
+                    let Addition { added, name, wall_time_ms, .. } = &row.additions[*at];
+                    format!("{added:?} of {:08x} at {wall_time_ms}", name >> 96)
+                };
+                format!("hold [{}]", at.iter().map(show).collect::<Vec<_>>().join(", "))
+            }
         };
-        let all: Vec<_> = visible.map(show).collect();
-        let latest = all.len().saturating_sub(8);
-        let _ = write!(text, "; visible: [{}]", all[latest..].join(", "));
+        let seen = match pair.seen {
+            Some(seen) => format!("reads {seen:?}"),
+            None => "is not there".to_owned(),
+        };
+        let history = row.map(|row| history(ledger, view, row)).unwrap_or_default();
+        let version = super::words(&ledger.version(cut));
+        format!(
+            "space {space}: {key} ({kind:?}) must {wanted}, and {seen}{history}; version {version}"
+        )
     }
-    let _ = write!(text, "; version {}", super::words(&ledger.version(cut)));
-    text
+}
+
+impl Pair<'_> {
+    /// What the row must read.
+    pub(super) fn expected<'v>(&self, view: &'v View) -> Option<&'v Expected> {
+        view.expected[self.row?].as_ref()
+    }
+
+    fn fits(&self, rows: &Rows, view: &View) -> bool {
+        match (self.row, self.expected(view), self.seen) {
+            (_, None, None) => true,
+            (_, Some(Expected::Present), Some(Seen::Flag | Seen::Element)) => true,
+            (_, Some(Expected::Counter(low, high)), Some(Seen::Counter(sum))) => {
+                (low..=high).contains(&sum)
+            }
+            (Some(row), Some(Expected::Register(at)), Some(Seen::Register(seen))) => {
+                let put = |at: &usize| &rows.rows[row].additions[*at];
+                at.len() == seen.len() && at.iter().zip(seen).all(|(at, seen)| put(at).reads(seen))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The last additions to a row that are visible.
+fn history(ledger: &Ledger, view: &View, row: &Row) -> String {
+    let visible = row.additions.iter().filter(|addition| view.shows(addition));
+    let show = |addition: &Addition| {
+        let gone = if view.is_removed(row, addition) { " removed" } else { "" };
+        let dot = ledger.writers.dot(addition.writer, addition.sequence);
+        format!("{dot} {:?}{gone}", addition.added)
+    };
+    let all: Vec<_> = visible.map(show).collect();
+    let first = all.len().saturating_sub(HISTORY_MAX);
+    format!("; visible: [{}]", all[first..].join(", "))
 }

@@ -1,12 +1,10 @@
 //! Resurrection: what was removed, by someone who had seen it, does not come back.
 
 use super::cut::slot;
-use super::ledger::Ledger;
-use super::oracle::{Pair, siblings};
-use super::rows::{Addition, Expected, Rows, View, dot};
-use super::wishes::Added;
-use super::{Objection, Verdict};
-use crate::history::{Checker, Datum, NodeIndex, Seen, SpaceNumber};
+use super::oracle::{Pair, Sight};
+use super::rows::{Addition, Expected};
+use super::{Verdict, object};
+use crate::history::{Checker, NodeIndex, Seen};
 
 /// What became of each row before the eyes of each replica, in its present life.
 #[derive(Debug, Default)]
@@ -30,35 +28,27 @@ impl Resurrection {
     }
 
     /// All rows were read.
-    pub(super) fn read(
-        &mut self,
-        ledger: &Ledger,
-        node: NodeIndex,
-        space: SpaceNumber,
-        rows: &Rows,
-        view: &View,
-        pairs: &[Pair<'_>],
-    ) -> Verdict {
-        let fates = slot(slot(&mut self.nodes, node), space);
-        for pair in pairs {
+    pub(super) fn read(&mut self, node: NodeIndex, sight: &Sight<'_>) -> Verdict {
+        let risen = |pair| Some((pair, risen(sight, pair)?));
+        if let Some((pair, addition)) = sight.wrong().find_map(risen) {
+            return object(Checker::Resurrection, || explain(sight, pair, addition));
+        }
+        let fates = slot(slot(&mut self.nodes, node), sight.space);
+        for pair in &sight.pairs {
             let Some(row) = pair.row else { continue };
-            if let Some(seen) = pair.seen
-                && let Some((addition, value)) = risen(ledger, rows, view, row, seen)
-            {
-                return Err(explain(ledger, space, rows, view, row, pair, addition, value));
-            }
+            let visible = || sight.rows.visible(row, sight.view);
             let fate = slot(fates, row);
             *fate = match (*fate, pair.seen) {
-                (Fate::Gone(then), Some(_)) if rows.visible(row, view) == then => {
-                    return Err(Objection::new(Checker::Resurrection, || {
-                        let (key, kind) = pair.key;
+                (Fate::Gone(then), Some(_)) if visible() == then => {
+                    let (space, (key, kind)) = (sight.space, pair.key);
+                    return object(Checker::Resurrection, || {
                         format!(
                             "space {space}: {key} ({kind:?}) was seen to go and is back, though nothing was added since"
                         )
-                    }));
+                    });
                 }
                 (_, Some(_)) => Fate::Present,
-                (Fate::Present, None) => Fate::Gone(rows.visible(row, view)),
+                (Fate::Present, None) => Fate::Gone(visible()),
                 (fate, None) => fate,
             };
         }
@@ -66,66 +56,36 @@ impl Resurrection {
     }
 }
 
-/// An addition that is seen although it was removed, and the value if it is one.
-fn risen<'a>(
-    ledger: &Ledger,
-    rows: &'a Rows,
-    view: &View,
-    row: usize,
-    seen: &'a Seen,
-) -> Option<(&'a Addition, Option<&'a Datum>)> {
-    let additions = &rows.rows[row].additions;
-    let expected = view.expected[row].as_ref();
-    match (seen, expected) {
-        (Seen::Flag | Seen::Element, None) => {
-            let latest = additions.iter().rev().find(|addition| view.shows(addition))?;
-            Some((latest, None))
-        }
+/// An addition that is seen although a visible removal has seen it.
+fn risen<'a>(sight: &Sight<'a>, pair: &Pair<'_>) -> Option<&'a Addition> {
+    let row = &sight.rows.rows[pair.row?];
+    let (view, expected) = (sight.view, pair.expected(sight.view));
+    match (pair.seen?, expected) {
+        (Seen::Flag | Seen::Element, None) => row.additions.iter().rev().find(|a| view.shows(a)),
         (Seen::Register(values), expected) => {
             let known = match expected {
-                Some(Expected::Register(at)) => siblings(&ledger.writers, &rows.rows[row], at),
-                _ => Vec::new(),
+                Some(Expected::Register(at)) => at.as_slice(),
+                _ => &[],
             };
-            let matches = |(ms, writer, added): (u64, u128, &Added), seen: &(u64, u128, Datum)| {
-                (ms, writer) == (seen.0, seen.1)
-                    && matches!(added, Added::Value(value) if *value == seen.2)
-            };
-            let new = |seen: &&(u64, u128, Datum)| !known.iter().any(|k| matches(*k, seen));
-            let removed = view.removed(&rows.rows[row]);
-            values.iter().filter(new).find_map(|seen| {
-                let gone = |put: &&Addition| {
-                    let name = ledger.writers.name(put.writer);
-                    view.shows(put)
-                        && put.sequence <= removed.of(put.writer)
-                        && matches((put.wall_time_ms, name, &put.added), seen)
-                };
-                additions.iter().find(gone).map(|put| (put, Some(&seen.2)))
+            let is_new = |seen: &&_| !known.iter().any(|at| row.additions[*at].reads(seen));
+            values.iter().filter(is_new).find_map(|seen| {
+                let is_it =
+                    |a: &&Addition| view.shows(a) && view.is_removed(row, a) && a.reads(seen);
+                row.additions.iter().find(is_it)
             })
         }
         _ => None,
     }
 }
 
-#[allow(clippy::too_many_arguments)] // All that a text about one row is made of.
-fn explain(
-    ledger: &Ledger,
-    space: SpaceNumber,
-    rows: &Rows,
-    view: &View,
-    row: usize,
-    pair: &Pair<'_>,
-    addition: &Addition,
-    value: Option<&Datum>,
-) -> Objection {
-    let (key, kind) = pair.key;
-    let remover = rows.remover(row, addition, view);
-    let remover = remover.map(|(by, seq)| ledger.writers.dot(by, seq).to_string());
-    Objection::new(Checker::Resurrection, || {
-        let value = value.map(|value| format!(" {value:?}")).unwrap_or_default();
-        format!(
-            "space {space}: {key} ({kind:?}) shows{value} what {} added, which {} removed and had seen",
-            dot(&ledger.writers, addition),
-            remover.unwrap_or_default(),
-        )
-    })
+fn explain(sight: &Sight<'_>, pair: &Pair<'_>, addition: &Addition) -> String {
+    let (space, (key, kind), writers) = (sight.space, pair.key, &sight.ledger.writers);
+    let dot = writers.dot(addition.writer, addition.sequence);
+    let remover = pair.row.and_then(|row| sight.rows.remover(row, addition, sight.view));
+    let remover = remover.map(|(by, sequence)| writers.dot(by, sequence).to_string());
+    let remover = remover.unwrap_or_default();
+    format!(
+        "space {space}: {key} ({kind:?}) shows what {dot} added ({:?}), which {remover} removed and had seen",
+        addition.added,
+    )
 }

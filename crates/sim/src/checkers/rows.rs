@@ -4,11 +4,12 @@
 //! some number are removed, and a removal is known by one number for each writer: its past.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::cut::{Cut, slot};
 use super::wishes::{Added, Net, Scope};
-use crate::history::{DotName, Key, RowKind, Transaction};
+use crate::history::{Datum, Key, RowKind, Transaction, Writer};
 
 /// A counter may fold all increments of one writer into one where it has more than this many of them.
 const FOLD_PAST: usize = 16;
@@ -36,6 +37,7 @@ pub(super) struct Row {
 #[derive(Debug)]
 pub(super) struct Addition {
     pub(super) writer: usize,
+    pub(super) name: Writer,
     pub(super) sequence: u64,
     pub(super) wall_time_ms: u64,
     pub(super) added: Added,
@@ -81,6 +83,14 @@ pub(super) struct View {
     marks: Vec<bool>,
 }
 
+/// Room to work in, kept from row to row.
+#[derive(Debug, Default)]
+struct Scratch {
+    removed: Cut,
+    /// By writer, the increments behind this one may be carried by those that were looked at.
+    carried: Vec<Option<u64>>,
+}
+
 impl Rows {
     /// Learns of a transaction. All that it has seen is known already. `shared` tells up to which of its
     /// writer's commits a peer was told before.
@@ -104,8 +114,16 @@ impl Rows {
             };
             let wall_time_ms = transaction.wall_time_ms;
             let past = Arc::clone(past);
-            let addition = Addition { writer, sequence, wall_time_ms, added, past, carries_after };
-            self.rows[row].additions.push(addition);
+            let name = transaction.dot.writer;
+            self.rows[row].additions.push(Addition {
+                writer,
+                name,
+                sequence,
+                wall_time_ms,
+                added,
+                past,
+                carries_after,
+            });
             effects.rows.push(row);
         }
         for scope in net.removed {
@@ -121,9 +139,12 @@ impl Rows {
         let effects = slot(&mut self.effects, writer);
         let first = effects.len().min(usize::try_from(keep).unwrap_or(usize::MAX));
         for lost in effects.drain(first..) {
+            // They keep their places, which views know additions by, and are never visible again.
             for row in lost.rows {
-                let additions = &mut self.rows[row].additions;
-                additions.retain(|a| a.writer != writer || a.sequence <= keep);
+                let additions = self.rows[row].additions.iter_mut();
+                additions
+                    .filter(|a| a.writer == writer && a.sequence > keep)
+                    .for_each(Addition::lose);
             }
             for list in lost.removals {
                 self.removals[list].events.retain(|(by, seq, _)| *by != writer || *seq <= keep);
@@ -179,15 +200,30 @@ impl Rows {
         }
         let number = self.removals.len();
         let mut list = Removals::default();
-        for (key, row) in &self.index {
-            if scope.holds(key) {
-                self.rows[*row].removals.push(number);
-                list.rows.push(*row);
-            }
+        for row in self.held(&scope) {
+            self.rows[row].removals.push(number);
+            list.rows.push(row);
         }
         self.removals.push(list);
         self.scopes.entry(scope.path().to_owned()).or_default().insert(scope, number);
         number
+    }
+
+    /// The rows that a removal takes.
+    fn held(&self, scope: &Scope) -> Vec<usize> {
+        let path = scope.path();
+        let at = (path.to_owned(), RowKind::Register)..=(path.to_owned(), RowKind::Element);
+        let at = self.index.range(at);
+        // Nothing sorts between a slash and a zero.
+        let (from, to) = match path {
+            "" => (String::new(), None),
+            path => (format!("{path}/"), Some((format!("{path}0"), RowKind::Register))),
+        };
+        let to = to.map_or(Bound::Unbounded, Bound::Excluded);
+        let below = self.index.range((Bound::Included((from, RowKind::Register)), to));
+        let below = below.take_while(|_| matches!(scope, Scope::Tree(_)));
+        let rows = at.chain(below.filter(|((key, _), _)| key != path));
+        rows.filter(|(key, _)| scope.holds(key)).map(|(_, row)| *row).collect()
     }
 
     /// Which earlier increments of its writer one that is made now may carry: those behind the answer.
@@ -199,12 +235,33 @@ impl Rows {
         let lists = row.removals.iter().flat_map(|list| &self.removals[*list].events);
         let seen = lists.filter(|(by, seq, _)| past.of(*by) >= *seq);
         let removed = seen.map(|(_, _, past)| past.of(writer)).max().unwrap_or(0);
-        let own = row.additions.iter().filter(|a| a.writer == writer && a.sequence > removed);
+        let own = row.additions.iter().filter(|a| {
+            a.writer == writer && a.sequence > removed && a.sequence <= past.of(writer)
+        });
         if own.count() > FOLD_PAST { removed } else { removed.max(shared) }
     }
 }
 
+impl Addition {
+    /// Whether this is what a register shows.
+    pub(super) fn reads(&self, seen: &(u64, Writer, Datum)) -> bool {
+        (self.wall_time_ms, self.name) == (seen.0, seen.1)
+            && matches!(&self.added, Added::Value(value) if *value == seen.2)
+    }
+
+    fn lose(&mut self) {
+        self.sequence = u64::MAX;
+    }
+}
+
 impl View {
+    /// Forgets the transactions of a writer behind `keep`, if they were visible.
+    pub(super) fn lose(&mut self, writer: usize, keep: u64) {
+        if self.cut.of(writer) > keep {
+            *self = View::default();
+        }
+    }
+
     /// Moves to another version.
     pub(super) fn advance(&mut self, rows: &Rows, cut: &Cut) {
         if !cut.includes(&self.cut) {
@@ -213,23 +270,31 @@ impl View {
         self.expected.resize_with(rows.rows.len(), || None);
         self.marks.resize(rows.rows.len(), false);
         self.removed.resize_with(rows.removals.len(), Cut::default);
-        let mut touched = Vec::new();
+        let (mut added, mut removed) = (Vec::new(), Vec::new());
         for (writer, sequence) in cut.iter() {
             let before = usize::try_from(self.cut.of(writer)).unwrap_or(usize::MAX);
             let all = rows.effects.get(writer).map_or(&[][..], Vec::as_slice);
             let until = all.len().min(usize::try_from(sequence).unwrap_or(usize::MAX));
             for effects in all.get(before..until).unwrap_or(&[]) {
-                touched.extend_from_slice(&effects.rows);
+                added.extend_from_slice(&effects.rows);
                 for list in &effects.removals {
                     self.removed[*list].join(&effects.past);
-                    touched.extend_from_slice(&rows.removals[*list].rows);
+                    removed.extend_from_slice(&rows.removals[*list].rows);
                 }
             }
         }
         self.cut = cut.clone();
-        for row in touched {
+        let mut scratch = Scratch::default();
+        for row in added {
             if !std::mem::replace(&mut self.marks[row], true) {
-                self.expected[row] = self.read(rows, row);
+                self.expected[row] = self.read(rows, row, &mut scratch);
+            }
+        }
+        for row in removed {
+            // No removal makes anything appear.
+            let looked = std::mem::replace(&mut self.marks[row], true);
+            if !looked && self.expected[row].is_some() {
+                self.expected[row] = self.read(rows, row, &mut scratch);
             }
         }
         self.marks.fill(false);
@@ -240,35 +305,38 @@ impl View {
         addition.sequence <= self.cut.of(addition.writer)
     }
 
-    /// Up to which commit of each writer all additions to the row are removed.
-    pub(super) fn removed(&self, row: &Row) -> Cut {
-        let mut removed = Cut::default();
-        row.removals.iter().for_each(|list| removed.join(&self.removed[*list]));
-        removed
+    /// Whether a visible removal of the row has seen an addition to it.
+    pub(super) fn is_removed(&self, row: &Row, addition: &Addition) -> bool {
+        let mut removals = row.removals.iter().map(|list| &self.removed[*list]);
+        removals.any(|removed| addition.sequence <= removed.of(addition.writer))
     }
 
     /// What the row must read.
-    fn read(&self, rows: &Rows, number: usize) -> Option<Expected> {
+    fn read(&self, rows: &Rows, number: usize, scratch: &mut Scratch) -> Option<Expected> {
         let row = &rows.rows[number];
-        let removed = self.removed(row);
-        let alive = |a: &Addition| self.shows(a) && a.sequence > removed.of(a.writer);
-        let latest = row.additions.iter().rev().find(|addition| alive(addition))?;
+        scratch.removed.clear();
+        row.removals.iter().for_each(|list| scratch.removed.join(&self.removed[*list]));
+        let removed = &scratch.removed;
+        let alive = |a: &&Addition| self.shows(a) && a.sequence > removed.of(a.writer);
+        let latest = row.additions.iter().rev().find(alive)?;
         match latest.added {
             Added::Presence => Some(Expected::Present),
-            Added::Value(_) => Some(self.siblings(row, &removed)),
-            Added::Amount(_) => Some(self.sum(row, &removed)),
+            Added::Value(_) => Some(self.siblings(row, scratch)),
+            Added::Amount(_) => Some(self.sum(row, scratch)),
         }
     }
 
     /// The puts that no visible put and no visible removal has seen.
-    fn siblings(&self, row: &Row, removed: &Cut) -> Expected {
-        let mut gone = removed.clone();
+    fn siblings(&self, row: &Row, scratch: &mut Scratch) -> Expected {
         let visible = || row.additions.iter().enumerate().filter(|(_, a)| self.shows(a));
+        let gone = &mut scratch.removed;
         visible().for_each(|(_, put)| gone.join(&put.past));
         let alive = visible().filter(|(_, put)| put.sequence > gone.of(put.writer));
         let mut siblings: Vec<_> = alive.map(|(at, _)| at).collect();
-        // The order of writers is that of their ids, which their numbers do not keep: see `Oracle`.
-        siblings.sort_by_key(|at| std::cmp::Reverse(row.additions[*at].wall_time_ms));
+        siblings.sort_by_key(|at| {
+            let put = &row.additions[*at];
+            std::cmp::Reverse((put.wall_time_ms, put.name))
+        });
         Expected::Register(siblings)
     }
 
@@ -276,15 +344,14 @@ impl View {
     ///
     /// An increment that a removal has seen may count again if a later one of its writer, which none has
     /// seen, carries it; and that may go over several.
-    fn sum(&self, row: &Row, removed: &Cut) -> Expected {
+    fn sum(&self, row: &Row, scratch: &mut Scratch) -> Expected {
         let (mut low, mut high) = (0i128, 0i128);
-        // By writer, the increments behind this one may be carried by those that were looked at.
-        let mut carried: Vec<Option<u64>> = Vec::new();
+        let Scratch { removed, carried } = scratch;
+        carried.clear();
         for addition in row.additions.iter().rev().filter(|addition| self.shows(addition)) {
             let Added::Amount(amount) = addition.added else { continue };
-            let carried = slot(&mut carried, addition.writer);
-            let alive = addition.sequence > removed.of(addition.writer);
-            if alive {
+            let carried = slot(carried, addition.writer);
+            if addition.sequence > removed.of(addition.writer) {
                 low += amount;
                 high += amount;
             } else if carried.is_some_and(|after| addition.sequence > after) {
@@ -313,9 +380,4 @@ fn place(sequence: u64) -> usize {
 
 fn clamp(sum: i128) -> i64 {
     i64::try_from(sum).unwrap_or(if sum < 0 { i64::MIN } else { i64::MAX })
-}
-
-/// The name of an addition, for objections.
-pub(super) fn dot(writers: &super::cut::Writers, addition: &Addition) -> DotName {
-    writers.dot(addition.writer, addition.sequence)
 }

@@ -494,6 +494,21 @@ fn a_counter_may_be_off_by_what_a_fold_can_have_brought_back_and_by_no_more() {
 }
 
 #[test]
+fn only_more_than_sixteen_increments_that_peers_know_are_folded() {
+    for (count, folded) in [(16, false), (17, true)] {
+        let mut told = Told::new(2);
+        for before in 0..count {
+            told.write(0, &[before], &[add("n", 1)]);
+        }
+        told.reread(1, &[count]).write(1, &[count], &[Wish::Remove("n".to_owned())]);
+        told.write(0, &[count], &[add("n", 1)]);
+        let all = i64::try_from(count + 1).expect("it is small");
+        told.read(0, &[count + 1, 1], &[("n", COUNTER, Seen::Counter(all))]);
+        assert_eq!(told.verdict.is_ok(), folded, "{:?}", told.verdict);
+    }
+}
+
+#[test]
 fn a_fold_does_not_bring_back_what_its_own_writer_had_seen_removed() {
     let mut told = Told::new(1);
     told.write(0, &[0], &[add("n", 1)]).write(0, &[1], &[Wish::Remove("n".to_owned())]);
