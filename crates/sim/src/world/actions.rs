@@ -230,9 +230,9 @@ impl World<'_> {
 /// A call of the application that was cut off may have made so many transactions, at most.
 const UNKNOWN_TRANSACTIONS_MAX: u64 = 8;
 
-/// Whether one of the wishes adds something, so that there is a commit in any case.
+/// Whether there is a commit in any case: something is added, and nothing is taken back.
 fn adds(wishes: &[Wish]) -> bool {
-    wishes.iter().any(|wish| {
+    wishes.iter().all(|wish| {
         matches!(wish, Wish::Put(..) | Wish::Add(..) | Wish::Enable(_) | Wish::Insert(_))
     })
 }

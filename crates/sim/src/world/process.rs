@@ -29,7 +29,7 @@ impl World<'_> {
     /// Starts a process: opens its store, or founds it.
     pub(super) fn start(&mut self, node: NodeIndex) -> Result<(), Violation> {
         let machine = &self.nodes[node];
-        if machine.is_up() || machine.ruined || machine.absent {
+        if machine.is_up() || machine.ruined || machine.absent || self.phase == Phase::Away {
             return Ok(());
         }
         if machine.start_at_ms.is_none_or(|at_ms| at_ms > self.now_ms) {
