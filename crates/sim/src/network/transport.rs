@@ -301,7 +301,7 @@ impl Endpoint {
             Stage::Open => {
                 let keep_alive_at = self.active_ms.saturating_add(self.config.keep_alive_ms);
                 let first = self.idle_at_ms.min(keep_alive_at);
-                if self.allowance() < PACKET_BYTES_MIN {
+                if self.allowance() < PROVING_BYTES {
                     return first;
                 }
                 let timers = [
@@ -606,10 +606,11 @@ impl Endpoint {
 
     fn transmit_open(&mut self, now_ms: u64, log: &mut Log<'_>) -> Option<Bytes> {
         let size = self.size.bytes().min(self.allowance());
-        if size < PACKET_BYTES_MIN {
+        if size < PROVING_BYTES {
             return None;
         }
-        let data = (self.probes > 0 || self.recovery.may_send()) && self.sending.wants();
+        let roomy = size >= PACKET_BYTES_MIN;
+        let data = roomy && (self.probes > 0 || self.recovery.may_send()) && self.sending.wants();
         let ack = self.ack_at_ms.is_some_and(|at_ms| now_ms >= at_ms);
         let control = self.ping_due
             || self.response_due.is_some()
@@ -639,16 +640,11 @@ impl Endpoint {
             bytes: 0,
             chunk: None,
             more_chunks: Vec::new(),
-            limit: std::mem::take(&mut self.receiving.limit_due),
+            limit: false,
             lanes: Vec::new(),
             acked: None,
             is_probe: false,
         };
-        if self.ack_at_ms.is_some() && !self.numbers.is_empty() {
-            writer.ack(&self.numbers, now_ms.saturating_sub(self.newest_came_ms));
-            sent.acked = self.numbers.last().map(|last| last.1);
-            (self.ack_at_ms, self.unacknowledged) = (None, 0);
-        }
         let mut eliciting = std::mem::take(&mut self.ping_due);
         if eliciting {
             writer.ping();
@@ -657,11 +653,22 @@ impl Endpoint {
             writer.challenge(unproven.token);
             eliciting = true;
         }
-        if let Some(token) = self.response_due.take() {
+        if self.ack_at_ms.take().is_some() {
+            self.unacknowledged = 0;
+            let delay_ms = now_ms.saturating_sub(self.newest_came_ms);
+            writer.ack(&self.numbers, delay_ms, capacity);
+            sent.acked = self.numbers.last().map(|last| last.1);
+        }
+        if let Some(token) = self.response_due
+            && writer.len() + TOKEN_BYTES <= capacity
+        {
+            self.response_due = None;
             writer.response(token);
             eliciting = true;
         }
-        if sent.limit {
+        if self.receiving.limit_due && writer.len() + MAX_LANE_BYTES <= capacity {
+            self.receiving.limit_due = false;
+            sent.limit = true;
             writer.max_data(self.receiving.limit());
             eliciting = true;
         }
@@ -756,6 +763,10 @@ impl Endpoint {
 
 /// Room for the packets that carry no data, most of them acknowledgements.
 const SMALL_PACKET_BYTES: usize = 64;
+/// Room for a challenge and an acknowledgement: what can be sent to an unproven address must be at least that.
+const PROVING_BYTES: usize = HEADER_BYTES + NUMBER_BYTES + 1 + TOKEN_BYTES + 32 + TAG_BYTES;
+/// A challenge or a response.
+const TOKEN_BYTES: usize = 1 + 8;
 /// The longest announcement of a lane's window.
 const MAX_LANE_BYTES: usize = 1 + 2 + 10;
 
