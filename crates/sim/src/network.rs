@@ -13,6 +13,7 @@
 //!
 //! QUIC itself is not run here: its cryptography would take most of the time, and find nothing in what is tested.
 
+mod event;
 mod link;
 mod packet;
 mod ranges;
@@ -30,90 +31,9 @@ use link::{Faults, Link};
 use packet::{Header, Kind, is_sealed, mix};
 use transport::{Endpoint, Log, Tally, reset_key};
 
+pub use event::{CloseCause, ConnectionId, End, NetworkEvent};
 pub use link::{Bursts, Latency, LinkConditions};
 pub use transport::{Reading, TransportConfig};
-
-/// A connection, by the order in which they were dialled. No number is used twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConnectionId(u32);
-
-/// One of the two ends of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct End {
-    /// Which connection.
-    pub connection: ConnectionId,
-    /// The node at this end.
-    pub node: NodeIndex,
-}
-
-/// Something that a node learns from its transport.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NetworkEvent {
-    /// A connection that this node dialled is open.
-    Connected {
-        /// The end of this node.
-        end: End,
-        /// Who is at the other.
-        peer: NodeIndex,
-    },
-    /// A connection that somebody else dialled is open.
-    Incoming {
-        /// The end of this node.
-        end: End,
-        /// Who dialled it.
-        peer: NodeIndex,
-    },
-    /// Bytes of a lane, in their order.
-    Received {
-        /// The end at which they came.
-        end: End,
-        /// Which lane.
-        lane: Lane,
-        /// What came: whatever one packet held of it.
-        bytes: Bytes,
-        /// When the first of them was given to the transport at the other end.
-        sent_ms: u64,
-    },
-    /// The connection has ended, other than by a [`close`](Network::close) at this end, or never came to be.
-    Closed {
-        /// The end that learns of it. Nothing more comes from there.
-        end: End,
-        /// Who was at the other.
-        peer: NodeIndex,
-        /// Why.
-        why: CloseCause,
-    },
-}
-
-impl NetworkEvent {
-    /// The end at which it happens.
-    pub fn end(&self) -> End {
-        match self {
-            NetworkEvent::Connected { end, .. }
-            | NetworkEvent::Incoming { end, .. }
-            | NetworkEvent::Received { end, .. }
-            | NetworkEvent::Closed { end, .. } => *end,
-        }
-    }
-}
-
-/// Why a connection ended, as one end learns of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CloseCause {
-    /// The peer closed it.
-    Peer {
-        /// The code that it gave.
-        code: u32,
-        /// What it said, cut to 256 bytes.
-        reason: String,
-    },
-    /// Nothing came for too long.
-    IdleTimeout,
-    /// Nobody answered.
-    HandshakeTimeout,
-    /// The peer knows nothing of the connection: it has restarted, or has given the connection up before.
-    Reset,
-}
 
 /// All nodes' links and transports.
 ///
@@ -294,7 +214,8 @@ impl Network {
         self.resume(node);
     }
 
-    /// Takes a node's connections away, as when its process dies: without a word to anyone.
+    /// Takes a node's connections away, as when its process dies: without a word to anyone. Whether it is up, paused or
+    /// slow stays as it was.
     ///
     /// # Panics
     ///
@@ -491,8 +412,8 @@ impl Network {
 
     /// Whether nothing of any lane waits to be sent, acknowledged or read.
     pub fn is_silent(&self) -> bool {
-        let mut ends = self.pairs.iter().flat_map(|pair| pair.ends.iter().flatten());
-        ends.all(|endpoint| endpoint.buffered() == 0 && endpoint.unread() == 0)
+        let mut ends = (0..self.nodes.len()).flat_map(|node| self.ends(node));
+        ends.all(|end| self.buffered(end) == 0 && self.unread(end) == 0)
     }
 
     /// Adds to a hash what tells this run from any other: every datagram that arrived, every event, and when.

@@ -16,6 +16,10 @@ pub(super) const TAG_BYTES: usize = 8;
 /// More than the header of a chunk ever takes: kind, lane, offset, time, name of the lane and length.
 pub(super) const CHUNK_HEADER_BYTES: usize = 1 + 2 + 10 + 10 + 1 + SpaceId::BYTES + 2;
 
+/// The most that an acknowledgement takes beside its ranges, and for each of them.
+const ACK_HEADER_BYTES: usize = 1 + 10 + 1;
+const ACK_RANGE_BYTES: usize = 2 * 5;
+
 /// The most ranges told in one acknowledgement.
 pub(super) const ACK_RANGES_MAX: usize = 32;
 
@@ -104,9 +108,13 @@ impl Writer {
         self.bytes.push(FRAME_PING);
     }
 
-    /// Acknowledges the highest of `numbers`, which must not be empty.
-    pub(super) fn ack(&mut self, numbers: &Ranges, delay_ms: u64) {
-        let count = numbers.len().min(ACK_RANGES_MAX);
+    /// Acknowledges the highest of `numbers`, as many as fit into a packet of `capacity` bytes.
+    pub(super) fn ack(&mut self, numbers: &Ranges, delay_ms: u64, capacity: usize) {
+        let room = capacity.saturating_sub(self.len() + ACK_HEADER_BYTES) / ACK_RANGE_BYTES;
+        let count = numbers.len().min(ACK_RANGES_MAX).min(room);
+        if count == 0 {
+            return;
+        }
         self.bytes.push(FRAME_ACK);
         self.variable(delay_ms);
         self.bytes.push(count as u8);
@@ -373,7 +381,7 @@ mod tests {
         let mut numbers = Ranges::default();
         numbers.insert(3, 9);
         numbers.insert(300, 301);
-        writer.ack(&numbers, 18);
+        writer.ack(&numbers, 18, 200);
         let space = Lane::Space(SpaceId::from_bytes([9; 32]));
         let begin = ChunkHeader { number: 1, offset: 0, sent_ms: 5_000, name: Some(space) };
         writer.chunk(&begin, |out| out.extend_from_slice(b"first"));

@@ -268,14 +268,14 @@ fn packets_shrink_where_large_ones_vanish_and_grow_again() {
 
 #[test]
 fn a_lane_that_has_lost_something_does_not_hold_up_another() {
-    let (mut world, near, far) = World::pair(1, &LinkConditions::default());
+    let (mut world, near, far) = World::pair(1, &lossless_far());
     world.network.set_link(0, 1, LinkConditions::cut());
     world.send(near, space(1), 500);
     world.run(10);
-    world.network.set_link(0, 1, LinkConditions::default());
+    world.network.set_link(0, 1, lossless_far());
     world.send(near, space(2), 500);
-    world.run(15);
-    assert_eq!(world.received.get(&(far, space(1))), None);
+    world.run(85);
+    assert!(!world.received.contains_key(&(far, space(1))));
     assert_eq!(world.received[&(far, space(2))].len(), 500);
     world.run(1_000);
     assert!(world.check());
@@ -517,7 +517,7 @@ fn a_paused_node_answers_when_it_goes_on_unless_it_took_too_long() {
         assert!(world.network.in_flight() > 0, "they wait");
         world.network.pause(1, false, world.now_ms);
         world.run(15_000);
-        assert_eq!(world.check(), survives || world.received.contains_key(&(far, space(1))));
+        assert_eq!(world.check(), survives);
         assert_eq!(world.closed.is_empty(), survives);
         assert_eq!(world.network.is_open(near), survives);
     }
@@ -752,6 +752,7 @@ fn a_run_is_its_seed_and_nothing_else() {
 /// Prints what packets cost: run it in release, with `--nocapture`.
 #[test]
 #[ignore = "a measurement"]
+#[expect(clippy::print_stderr, reason = "it is for reading")]
 fn measure() {
     let mut report = String::new();
     let mut note = |what: &str, network: &Network, began: std::time::Instant| {
@@ -800,5 +801,5 @@ fn measure() {
         }
     }
     note("10 nodes, busy for half a minute", &world.network, began);
-    panic!("{report}");
+    eprint!("{report}");
 }

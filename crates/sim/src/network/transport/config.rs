@@ -15,7 +15,7 @@ pub struct TransportConfig {
     pub lane_window_bytes: u64,
     /// How much of all lanes of a connection together may be under way or unread.
     pub connection_window_bytes: u64,
-    /// What a new end reads until [`set_reading`](super::Network::set_reading) says otherwise.
+    /// What a new end reads until [`set_reading`](crate::network::Network::set_reading) says otherwise.
     pub reading: Reading,
     /// How much of what arrives at a paused node is kept for it; the rest is lost.
     pub socket_bytes: usize,
