@@ -111,10 +111,7 @@ impl<'a> Simulation<'a> {
 
     /// What must hold at every replica at any time, whatever it has heard of the others.
     #[must_use]
-    pub fn always(
-        mut self,
-        check: impl Fn(&Replica) -> Result<(), Objection> + Sync + 'a,
-    ) -> Self {
+    pub fn always(mut self, check: impl Fn(&Replica) -> Result<(), Objection> + Sync + 'a) -> Self {
         self.always = Box::new(check);
         self
     }

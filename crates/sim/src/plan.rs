@@ -309,6 +309,12 @@ impl Plan {
         }
     }
 
+    /// Whether two histories of a liar may be about in a space, so that what is seen there depends on whom one
+    /// met: the last space, in a world with a liar who equivocates.
+    pub(crate) fn is_doubtful(&self, space: usize) -> bool {
+        space + 1 == self.spaces && self.faults.contains_key(&Class::Equivocation)
+    }
+
     /// The rate of a class; 0 if the world does not have it.
     pub fn rate(&self, class: Class) -> f64 {
         self.faults.get(&class).copied().unwrap_or(0.0)

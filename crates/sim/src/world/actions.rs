@@ -31,7 +31,7 @@ impl World<'_> {
             return self.act_script(node);
         }
         let (space, wishes) = self.workload.transaction(node);
-        if self.nodes[node].is_liar() && self.is_doubtful(space) {
+        if self.nodes[node].is_liar() && self.plan.is_doubtful(space) {
             return self.lie_write(node, space, &wishes);
         }
         self.transact(node, space, wishes)
@@ -54,9 +54,13 @@ impl World<'_> {
         let wall_time_ms = rejoin::driven::Surroundings::wall_time_ms(&*process.side);
         let dot = DotName { writer, sequence: past.sequence(writer) + 1 };
         wishes.extend(self.workload.witnesses(dot));
-        self.checkers.began_write(self.now_ms, node, space);
+        let doubtful = self.plan.is_doubtful(space);
+        if !doubtful {
+            self.checkers.began_write(self.now_ms, node, space);
+        }
         let written = handle.space.write(|tx| {
-            let given = DotName { writer: side::writer(tx.dot().replica), sequence: tx.dot().sequence };
+            let given =
+                DotName { writer: side::writer(tx.dot().replica), sequence: tx.dot().sequence };
             wishes.iter().try_for_each(|wish| side::grant(tx, wish)).map(|()| given)
         });
         let alive = !self.nodes[node].disk.is_dead();
@@ -93,9 +97,11 @@ impl World<'_> {
         let outcome =
             if made { outcome } else { WriteOutcome::Refused("it changes nothing".to_owned()) };
         let transaction = Transaction { dot, past, wall_time_ms, wishes };
-        let known = !self.is_doubtful(space);
-        let (transaction, outcome) = (&transaction, &outcome);
-        self.observe(node, &Observation::Wrote { space, transaction, known, outcome })?;
+        if !doubtful {
+            let (transaction, outcome) = (&transaction, &outcome);
+            let wrote = Observation::Wrote { space, transaction, known: true, outcome };
+            self.observe(node, &wrote)?;
+        }
         self.pump(node)
     }
 
@@ -131,9 +137,7 @@ impl World<'_> {
                 let (past, wishes) = (old.2.clone(), Vec::new());
                 let transaction = Transaction { dot, past, wall_time_ms: 0, wishes };
                 let outcome = match certain && sequence <= new.1 {
-                    true => {
-                        WriteOutcome::Acknowledged { durable: self.nodes[node].durable_writes }
-                    }
+                    true => WriteOutcome::Acknowledged { durable: self.nodes[node].durable_writes },
                     false => WriteOutcome::Unknown("cut off".to_owned()),
                 };
                 let (transaction, outcome) = (&transaction, &outcome);
@@ -166,7 +170,7 @@ impl World<'_> {
             return Ok(false);
         }
         for space in 0..self.space_ids.len() {
-            if self.is_doubtful(space) {
+            if self.plan.is_doubtful(space) {
                 continue;
             }
             let Some(process) = &self.nodes[node].process else { return Ok(false) };

@@ -79,7 +79,9 @@ impl World<'_> {
             0 => vec![0xff; 8],
             1 => (FRAME_SPACE_BYTES_MAX as u32).to_le_bytes().to_vec(),
             // A list that claims to be very long.
-            2 => [&[12, 0, 0, 0, 1][..], &[0xfc, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]].concat(),
+            2 => {
+                [&[12, 0, 0, 0, 1][..], &[0xfc, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]].concat()
+            }
             _ => [Preamble { lane, protocol: 1 }.to_bytes().to_vec(), noise.to_vec()].concat(),
         };
         self.network.send(End { connection, node }, lane, Bytes::from(bytes), self.now_ms);

@@ -81,8 +81,7 @@ impl World<'_> {
             false => host,
         };
         let host = Arc::new(OverheardHost::new(lying(engine.host())));
-        let twin_host =
-            twin.as_ref().map(|twin| Arc::new(OverheardHost::new(lying(twin.host()))));
+        let twin_host = twin.as_ref().map(|twin| Arc::new(OverheardHost::new(lying(twin.host()))));
         Ok(Process {
             engine,
             twin,
@@ -129,7 +128,7 @@ impl World<'_> {
             self.space_ids = process.spaces.iter().map(|space| space.id).collect();
         }
         let mut versions = Vec::new();
-        let sure = |(space, _): &(usize, _)| !self.is_doubtful(*space);
+        let sure = |(space, _): &(usize, _)| !self.plan.is_doubtful(*space);
         for (number, handle) in process.spaces.iter().enumerate().filter(sure) {
             match handle.space.read() {
                 Ok(snapshot) => versions.push((number, side::version(snapshot.version()))),
@@ -265,7 +264,7 @@ impl World<'_> {
         let mut applied = 0;
         for carried in passed {
             let Some(space) = self.space_number(carried.space) else { continue };
-            if self.is_doubtful(space) {
+            if self.plan.is_doubtful(space) {
                 continue;
             }
             let (first, bodies) = (carried.first, &carried.bodies);
@@ -292,14 +291,14 @@ impl World<'_> {
                             writer: side::writer(dot.replica),
                             sequence: dot.sequence,
                         };
-                        if !self.is_doubtful(space) {
+                        if !self.plan.is_doubtful(space) {
                             self.observe(node, &Observation::Delivered { space, dot })?;
                         }
                     }
                     Ok(Some(_)) => {
                         let Ok(snapshot) = handle.space.read() else { break };
                         let version = side::version(snapshot.version());
-                        if !self.is_doubtful(space) {
+                        if !self.plan.is_doubtful(space) {
                             let observation = Observation::Reread { space, version: &version };
                             self.observe(node, &observation)?;
                         }
@@ -310,11 +309,6 @@ impl World<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Whether two histories of a liar may be about in this space, so that what is seen depends on whom one met.
-    pub(super) fn is_doubtful(&self, space: usize) -> bool {
-        space + 1 == self.space_ids.len() && self.plan.faults.contains_key(&Class::Equivocation)
     }
 
     /// Ends a process.

@@ -170,7 +170,7 @@ impl World<'_> {
         let spaces = |node: NodeIndex| {
             let process = self.nodes[node].process.iter();
             let handles = process.flat_map(|process| process.spaces.iter().enumerate());
-            let sure = handles.filter(|(space, _)| !self.is_doubtful(*space));
+            let sure = handles.filter(|(space, _)| !self.plan.is_doubtful(*space));
             let read = |(space, handle): (usize, &crate::node::SpaceHandle)| {
                 let snapshot = handle.space.read().ok()?;
                 Some((space, side::version(snapshot.version())))
@@ -183,8 +183,7 @@ impl World<'_> {
     fn check_script_converged(&mut self) -> Result<(), Violation> {
         let Some(script) = self.script.as_mut() else { return Ok(()) };
         let processes = self.members.iter().filter_map(|node| self.nodes[*node].process.as_ref());
-        let replicas: Vec<_> =
-            processes.map(|process| process.engine.replica().clone()).collect();
+        let replicas: Vec<_> = processes.map(|process| process.engine.replica().clone()).collect();
         match script.check_converged(&replicas) {
             Ok(()) => Ok(()),
             Err(what) => Err(self.violation(Checker::Application, None, what)),

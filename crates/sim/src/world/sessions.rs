@@ -277,7 +277,7 @@ impl World<'_> {
         if let SessionEvent::SpaceStopped { space, reason, .. } = event {
             let number = self.space_number(*space);
             if let (StopReason::Fork(_), Some(number)) = (reason, number)
-                && self.is_doubtful(number)
+                && self.plan.is_doubtful(number)
             {
                 self.forked.insert(number);
             }
