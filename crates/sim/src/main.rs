@@ -4,11 +4,16 @@ use std::io;
 use std::process::ExitCode;
 
 use rejoin_sim::app::Worlds;
-use rejoin_sim::cli::{self, Parts};
+use rejoin_sim::cli::{self, Mutants, Parts};
 use rejoin_sim::plan::PlanOptions;
 
+#[cfg(feature = "mutants")]
+const MUTANTS: Option<Mutants> = Some(rejoin_sim::mutants::MUTANTS);
+#[cfg(not(feature = "mutants"))]
+const MUTANTS: Option<Mutants> = None;
+
 fn main() -> ExitCode {
-    let parts: Parts<Worlds> = Parts { worlds, mutants: None, crash: None };
+    let parts: Parts<Worlds> = Parts { worlds, mutants: MUTANTS, crash: None };
     let (mut out, mut err) = (io::stdout().lock(), io::stderr());
     ExitCode::from(cli::main(std::env::args_os(), &parts, &mut out, &mut err))
 }
