@@ -129,6 +129,7 @@ pub(crate) struct PeerState {
 pub(crate) struct Link {
     pub(crate) peer: NodeIndex,
     pub(crate) dialled: bool,
+    pub(crate) since_ms: u64,
     pub(crate) session: Session,
     pub(crate) readers: BTreeMap<Lane, FrameReader>,
     /// Whether lanes of spaces are read: once the peer's hello is handled.
