@@ -79,6 +79,8 @@ pub(crate) struct Node {
     pub(crate) writer: Option<Writer>,
     /// Whether the store was opened before.
     pub(crate) founded: bool,
+    /// Where its log ended, and where it ended before the last batch.
+    pub(crate) log_end: (u64, u64),
     /// The last death was a clean close, so that nothing needs to be applied again.
     pub(crate) closed_cleanly: bool,
     /// When to dial whom: kept across restarts of the process as a bound on how often it dials.
