@@ -9,7 +9,7 @@ use crate::app::Worlds;
 use crate::cli::Mutants;
 use crate::history::Checker;
 use crate::outcome::Outcome;
-use crate::plan::{Class, PlanOptions};
+use crate::plan::{Class, PlanOptions, Use};
 use crate::runner::{self, Mutant, Simulate};
 
 /// A bug, how it is scored, and the worlds in which it is let loose.
@@ -38,11 +38,11 @@ const LIST: [Mutant; PLANTED.len()] = {
 
 /// Plays the world of a seed with the bug at this place of the list. A world that fails without the bug too
 /// says nothing about it, and counts as well.
-pub fn run(place: usize, seed: u64) -> Outcome {
+pub fn run(place: usize, seed: u64, with_trace: bool) -> Outcome {
     let planted = &PLANTED[place];
     let worlds = worlds(planted.needs);
     let plan = worlds.plan(seed);
-    let outcome = with(planted.bug, || runner::play(&worlds, seed, &plan, false));
+    let outcome = with(planted.bug, || runner::play(&worlds, seed, &plan, with_trace));
     if outcome.violation.is_none() {
         return outcome;
     }
@@ -55,7 +55,21 @@ pub fn run(place: usize, seed: u64) -> Outcome {
 /// The worlds that have all this.
 pub fn worlds(needs: &[Need]) -> Worlds {
     let always = needs.iter().flat_map(|need| need.classes()).copied().collect();
-    Worlds { options: PlanOptions { always, ..PlanOptions::default() } }
+    let mut options = PlanOptions { always, ..PlanOptions::default() };
+    for need in needs {
+        match need {
+            Need::Checkpoints => options.buffer_bytes = Some(4 << 10),
+            Need::LongHistories => options.long = true,
+            Need::HotKeys => options.work = Some(Use::HotKeys),
+            Need::SlowPeers => {
+                options.work = Some(Use::LargeValues);
+                options.replicas = Some(4);
+                options.long = true;
+            }
+            _ => {}
+        }
+    }
+    Worlds { options }
 }
 
 /// Does some work with a bug planted on this thread.
@@ -83,7 +97,11 @@ impl Need {
             Need::Clocks => &[Class::ClockSkew],
             Need::MixedVersions => &[Class::OtherVersion],
             Need::Equivocation => &[Class::Equivocation],
-            Need::BrokenFrames => &[Class::Bomb],
+            Need::BrokenFrames => &[Class::BrokenFrames],
+            Need::Forgery => &[Class::Forgery],
+            Need::Flooding => &[Class::Flooding],
+            Need::LongOutages => &[Class::LongOutage],
+            Need::SlowPeers => &[Class::RateLimit, Class::SlowReader],
             _ => &[],
         }
     }
@@ -128,6 +146,8 @@ pub enum Need {
     Flooding,
     /// Peers who send frames that contradict themselves.
     BrokenFrames,
+    /// A few rows that everybody writes.
+    HotKeys,
     /// More than 64 commits of one writer.
     LongHistories,
 }
@@ -240,7 +260,7 @@ pub const PLANTED: &[Planted] = &[
             name: "add-forgets-siblings",
             failure_line: 12,
             what: "Adding an element drops concurrent additions of it, so replicas keep the one that came last.",
-            intended: Checker::Agreement,
+            intended: Checker::Oracle,
         },
         needs: &[],
     },
@@ -262,7 +282,7 @@ pub const PLANTED: &[Planted] = &[
             what: "Removing a path leaves a set element at it.",
             intended: Checker::Oracle,
         },
-        needs: &[],
+        needs: &[Need::HotKeys],
     },
     Planted {
         bug: Bug::CounterFoldsSent,
@@ -490,7 +510,7 @@ pub const PLANTED: &[Planted] = &[
             name: "sync-retried",
             failure_line: 35,
             what: "A sync that fails is made again, and what it was to make durable counts as durable then.",
-            intended: Checker::Durability,
+            intended: Checker::Corruption,
         },
         needs: &[Need::FailedWrites, Need::PowerCuts],
     },
@@ -512,7 +532,7 @@ pub const PLANTED: &[Planted] = &[
             what: "Commits to rows that are there already never make a checkpoint due.",
             intended: Checker::Bounds,
         },
-        needs: &[Need::Checkpoints],
+        needs: &[Need::Checkpoints, Need::LongHistories, Need::HotKeys],
     },
     Planted {
         bug: Bug::TornTailAccepted,
