@@ -59,6 +59,19 @@ pub fn worlds(needs: &[Need]) -> Worlds {
     for need in needs {
         match need {
             Need::Checkpoints => options.buffer_bytes = Some(4 << 10),
+            Need::SmallSegments => {
+                options.segment_bytes = Some(2 << 10);
+                options.buffer_bytes = Some(64 << 10);
+            }
+            Need::FailedReads | Need::BitRot => options.tree_cache_bytes = Some(0),
+            Need::Trees => options.work = Some(Use::Trees),
+            Need::SameRows => {
+                options.work = Some(Use::HotKeys);
+                options.replicas = Some(4);
+                options.buffer_bytes = Some(8 << 10);
+                options.actions = Some(1_500);
+                options.unwitnessed = true;
+            }
             Need::LongHistories => options.long = true,
             Need::HotKeys => options.work = Some(Use::HotKeys),
             Need::SlowPeers => {
@@ -148,6 +161,10 @@ pub enum Need {
     BrokenFrames,
     /// A few rows that everybody writes.
     HotKeys,
+    /// Trees that are removed while others write in them.
+    Trees,
+    /// The same rows are written again and again, with nothing beside them.
+    SameRows,
     /// More than 64 commits of one writer.
     LongHistories,
 }
@@ -260,7 +277,7 @@ pub const PLANTED: &[Planted] = &[
             name: "add-forgets-siblings",
             failure_line: 12,
             what: "Adding an element drops concurrent additions of it, so replicas keep the one that came last.",
-            intended: Checker::Oracle,
+            intended: Checker::Resurrection,
         },
         needs: &[],
     },
@@ -280,7 +297,7 @@ pub const PLANTED: &[Planted] = &[
             name: "remove-forgets-kind",
             failure_line: 12,
             what: "Removing a path leaves a set element at it.",
-            intended: Checker::Oracle,
+            intended: Checker::Resurrection,
         },
         needs: &[Need::HotKeys],
     },
@@ -332,7 +349,7 @@ pub const PLANTED: &[Planted] = &[
             what: "A state join brings back what was removed here and is still in the state of the other side.",
             intended: Checker::Resurrection,
         },
-        needs: &[Need::StateTransfers],
+        needs: &[Need::StateTransfers, Need::Trees],
     },
     Planted {
         bug: Bug::JoinForgetsOurs,
@@ -340,7 +357,7 @@ pub const PLANTED: &[Planted] = &[
             name: "join-forgets-ours",
             failure_line: 17,
             what: "A state join takes for removed what the other side has never seen.",
-            intended: Checker::Oracle,
+            intended: Checker::Atomicity,
         },
         needs: &[Need::StateTransfers],
     },
@@ -380,7 +397,7 @@ pub const PLANTED: &[Planted] = &[
             name: "gap-in-log-unnoticed",
             failure_line: 20,
             what: "A peer that needs what is no longer in the log gets what follows it, again and again.",
-            intended: Checker::Liveness,
+            intended: Checker::Authenticity,
         },
         needs: &[Need::StateTransfers],
     },
@@ -482,7 +499,7 @@ pub const PLANTED: &[Planted] = &[
             what: "A commit that fails half-way because a row cannot be read leaves the first half in the rows.",
             intended: Checker::Atomicity,
         },
-        needs: &[Need::Checkpoints, Need::FailedReads],
+        needs: &[Need::Checkpoints, Need::FailedReads, Need::HotKeys],
     },
     Planted {
         bug: Bug::TreeNotSynced,
@@ -532,7 +549,7 @@ pub const PLANTED: &[Planted] = &[
             what: "Commits to rows that are there already never make a checkpoint due.",
             intended: Checker::Bounds,
         },
-        needs: &[Need::Checkpoints, Need::LongHistories, Need::HotKeys],
+        needs: &[Need::SameRows],
     },
     Planted {
         bug: Bug::TornTailAccepted,

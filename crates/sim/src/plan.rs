@@ -98,6 +98,9 @@ const DEFAULT: [(Class, f64); 36] = [
 const LATER: [(Class, f64); 4] =
     [(C::LongOutage, 0.04), (C::Forgery, 0.06), (C::Flooding, 0.06), (C::BrokenFrames, 0.06)];
 
+/// How likely a transaction carries witnesses, in most worlds.
+const WITNESSED: f64 = 0.4;
+
 /// How likely a world is one of long histories.
 const LONG: f64 = 0.05;
 
@@ -243,6 +246,8 @@ pub struct Plan {
     pub spaces: usize,
     /// What the replicas are used for.
     pub work: Use,
+    /// The share of the transactions that carry witnesses of their own.
+    pub witnessed: f64,
     /// The share of the transactions that one replica makes, beside its part of the others.
     pub busiest: f64,
     /// Whom replicas are connected with.
@@ -269,12 +274,20 @@ pub struct PlanOptions {
     pub work: Option<Use>,
     /// Whether histories are long: hundreds of transactions, most of them by one replica.
     pub long: bool,
+    /// How many transactions the workload makes; drawn by default.
+    pub actions: Option<u32>,
+    /// Whether all that is written are the rows of the workload, with no witnesses beside them.
+    pub unwitnessed: bool,
     /// The size of the row buffer at which a checkpoint is due, in bytes; drawn by default.
     pub buffer_bytes: Option<usize>,
+    /// The size of a log segment, in bytes; drawn by default.
+    pub segment_bytes: Option<u64>,
+    /// The size of the tree's cache, in bytes; drawn by default.
+    pub tree_cache_bytes: Option<usize>,
 }
 
 /// How long a long outage is, in milliseconds: long enough to give up, for who ever does.
-pub(crate) const OUTAGE_MS: u64 = 70_000;
+pub(crate) const OUTAGE_MS: u64 = 90_000;
 
 /// The smallest and the largest number of replicas in a world, unless another is asked for.
 const REPLICAS: (usize, usize) = (3, 20);
@@ -342,13 +355,19 @@ impl Plan {
         if later.chance(0.3) {
             store.tree_cache_bytes = 0;
         }
-        if let Some(buffer_bytes) = options.buffer_bytes {
-            store.buffer_bytes = buffer_bytes;
+        store.buffer_bytes = options.buffer_bytes.unwrap_or(store.buffer_bytes);
+        store.segment_bytes = options.segment_bytes.unwrap_or(store.segment_bytes);
+        store.tree_cache_bytes = options.tree_cache_bytes.unwrap_or(store.tree_cache_bytes);
+        let witnessed = if options.unwitnessed || later.chance(0.05) { 0.0 } else { WITNESSED };
+        if witnessed == 0.0 {
+            // What is not durable at once would have to be witnessed.
+            store.eventual = 0.0;
         }
         let long = later.chance(LONG) || options.long;
         if long {
             actions = later.within(300..=500) as u32;
         }
+        actions = options.actions.unwrap_or(actions);
         if faults.contains_key(&Class::LongOutage) {
             troubled_ms += OUTAGE_MS;
         }
@@ -360,6 +379,7 @@ impl Plan {
             round_ms: 5_000,
             spaces,
             work,
+            witnessed,
             busiest: if long { 0.7 } else { 0.0 },
             topology,
             latency_ms: 1 << random.below(8),

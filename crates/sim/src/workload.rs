@@ -8,14 +8,12 @@ use crate::random::Random;
 /// One sorts before all other keys and one behind them, as a commit has its changes: half of it has one of them.
 const WITNESS_SETS: [&str; 2] = ["!a", "~b"];
 
-/// How likely a transaction carries witnesses.
-const WITNESSED: f64 = 0.4;
-
 /// Draws what the replicas of one world write.
 #[derive(Debug)]
 pub(crate) struct Workload {
     work: Use,
     spaces: usize,
+    witnessed: f64,
     random: Random,
     /// How many values were made so far, so that no two are alike.
     values: u64,
@@ -26,6 +24,7 @@ impl Workload {
         Self {
             work: plan.work,
             spaces: plan.spaces,
+            witnessed: plan.witnessed,
             random: Random::labelled(plan.seed, "workload"),
             values: 0,
         }
@@ -79,7 +78,7 @@ impl Workload {
 
     /// The witnesses of the transaction with this name, if it has any.
     pub(crate) fn witnesses(&mut self, dot: DotName, surely: bool) -> Vec<Wish> {
-        if !self.random.chance(WITNESSED) && !surely {
+        if !self.random.chance(self.witnessed) && !surely {
             return Vec::new();
         }
         let name = format!("{:032x}.{}", dot.writer, dot.sequence);

@@ -300,6 +300,11 @@ impl Medium {
             let numbers = file.durable.page_numbers().filter(|page| !is_unsynced(*page));
             pages.extend(numbers.map(|page| (name.clone(), id, page)));
         }
+        // There is little log and much tree: both are to rot.
+        let log = random.chance(0.5);
+        let mut some = pages.clone();
+        some.retain(|(name, ..)| name.ends_with(".log") == log);
+        let pages = if some.is_empty() { pages } else { some };
         let (name, id, page) = random.pick(&pages)?;
         let file = self.files.get_mut(id)?;
         let count = random.within(1..=8);

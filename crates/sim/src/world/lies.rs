@@ -156,8 +156,12 @@ impl World<'_> {
         };
         let Ok(frame) = SpaceMessage::Commits(vec![run]).to_frame() else { return };
         let (header, payload) = frame.split_at(4);
-        let longer = |byte: &u8| if *byte == LENGTH { 200 } else { *byte };
-        let broken: Vec<u8> = header.iter().copied().chain(payload.iter().map(longer)).collect();
+        // There are lengths of what contains it too, and any of them may be the one.
+        let lengths = (0..payload.len()).filter(|at| payload[*at].abs_diff(LENGTH) < 8);
+        let lengths: Vec<_> = lengths.collect();
+        let mut broken = [header, payload].concat();
+        let Some(at) = self.random.pick(&lengths) else { return };
+        broken[header.len() + at] = 200;
         self.count(Class::BrokenFrames);
         let lane = Lane::Space(self.space_ids[space]);
         self.network.send(end, lane, Bytes::from(broken), self.now_ms);

@@ -20,7 +20,7 @@ use crate::trace::Mark;
 const WAITING_BYTES_MAX: usize = WINDOW_BYTES_MAX + 2 * BATCH_BYTES_MAX;
 
 /// What a commit takes of the row buffer, at least, in bytes of memory.
-const COMMIT_BUFFERED_BYTES_MIN: usize = 64;
+const COMMIT_BUFFERED_BYTES_MIN: usize = 80;
 
 /// How long a machine takes to come up again, at least.
 const RESTART_MS: u64 = 150;

@@ -180,7 +180,13 @@ fn draw(
         Class::ClockFrozen => {
             with_end(Trouble::Freeze { node, ms }, Trouble::Thaw(node));
         }
-        Class::BitRot => schedule.push((at_ms, Trouble::Rot(node))),
+        Class::BitRot => {
+            schedule.push((at_ms, Trouble::Rot(node)));
+            if random.chance(0.5) {
+                // What has rotted is read.
+                schedule.push((at_ms + ms, Trouble::Crash { node, death: Death::Killed }));
+            }
+        }
         Class::MisdirectedWrite => schedule.push((at_ms, Trouble::Misdirect(node))),
         Class::FullDisk => with_end(Trouble::Fill { node, ms }, Trouble::Empty(node)),
         Class::Truncation => schedule.push((at_ms, Trouble::Truncate(node))),
