@@ -492,16 +492,6 @@ pub const PLANTED: &[Planted] = &[
         needs: &[],
     },
     Planted {
-        bug: Bug::RollbackForgotten,
-        mutant: Mutant {
-            name: "rollback-forgotten",
-            failure_line: 33,
-            what: "A commit that fails half-way because a row cannot be read leaves the first half in the rows.",
-            intended: Checker::Atomicity,
-        },
-        needs: &[Need::Checkpoints, Need::FailedReads, Need::HotKeys],
-    },
-    Planted {
         bug: Bug::TreeNotSynced,
         mutant: Mutant {
             name: "tree-not-synced",

@@ -307,7 +307,7 @@ impl Medium {
         let pages = if some.is_empty() { pages } else { some };
         let (name, id, page) = random.pick(&pages)?;
         let file = self.files.get_mut(id)?;
-        let count = random.within(1..=8);
+        let count = random.within(1..=8) << random.below(5);
         let bytes = PAGE_BYTES.min(file.durable.len().saturating_sub(page * PAGE_BYTES));
         if bytes == 0 {
             return None;

@@ -3,13 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use rejoin_crdt::{CommitBody, Dot, Kind, Operation, Path, Payload, RowKey, Value};
+use rejoin_crdt::{CommitBody, CommitHash, Dot, Kind, Operation, Path, Payload, RowKey, Value};
 use rejoin_crdt::{Head, ReplicaId, SpaceId, VersionVector};
 use rejoin_gossip::wire::{
     ControlMessage, FRAME_SPACE_BYTES_MAX, Lane, Preamble, SPACES_MAX, SpaceMessage,
 };
 use rejoin_gossip::{
-    ApplyError, CommitsAfter, DeviceId, Host, HostError, Run, StateSource, StateStage,
+    ApplyError, CommitsAfter, DeviceId, Host, HostError, Run, StateRow, StateSource, StateStage,
 };
 
 use super::World;
@@ -139,8 +139,11 @@ impl World<'_> {
         let hash = side::made_up_hash(self.random.bytes());
         version.set(writer, Head { sequence: 1, hash });
         self.say(end, space, &SpaceMessage::StateBegin(version));
+        // As small as they get: they come faster than storage can even begin.
+        let byte = Bytes::from_static(&[0]);
+        let rows = SpaceMessage::StateRows(vec![StateRow { key: byte.clone(), row: byte }]);
         for _ in 0..2_000 {
-            self.say(end, space, &SpaceMessage::StateRows(Vec::new()));
+            self.say(end, space, &rows);
         }
     }
 
@@ -151,7 +154,7 @@ impl World<'_> {
         let run = Run {
             replica: ReplicaId::from_bytes([1; 16]),
             first_sequence: 1,
-            previous: side::made_up_hash([2; 32]),
+            previous: CommitHash::ZERO,
             bodies: vec![Bytes::from_static(&[3; LENGTH as usize])],
         };
         let Ok(frame) = SpaceMessage::Commits(vec![run]).to_frame() else { return };

@@ -181,7 +181,9 @@ fn draw(
             with_end(Trouble::Freeze { node, ms }, Trouble::Thaw(node));
         }
         Class::BitRot => {
-            schedule.push((at_ms, Trouble::Rot(node)));
+            for _ in 0..random.within(1..=3) {
+                schedule.push((at_ms, Trouble::Rot(node)));
+            }
             if random.chance(0.5) {
                 // What has rotted is read.
                 schedule.push((at_ms + ms, Trouble::Crash { node, death: Death::Killed }));
