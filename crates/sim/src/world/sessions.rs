@@ -197,6 +197,12 @@ impl World<'_> {
                     link.session.handle_frame(lane, &payload, now_ms);
                     if floods && !link.session.is_closed() {
                         link.overheard.frame(lane, &payload);
+                        let Lane::Space(space) = lane else { continue };
+                        // What comes for a space that is no longer synced is not kept.
+                        let status = link.session.space_status(space);
+                        if status.is_none_or(|status| status.stopped) {
+                            link.overheard.rows_waiting = 0;
+                        }
                     }
                 }
                 Ok(None) => return taken,
