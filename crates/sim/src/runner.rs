@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,9 @@ pub struct Sweep {
     pub time: Option<Duration>,
     /// How many worlds are run at once.
     pub threads: NonZeroUsize,
+    /// Whether no further world is begun once one has failed. Which is the first to fail does not depend on
+    /// the threads; how many are run after it does.
+    pub until_failure: bool,
 }
 
 /// How far a sweep is.
@@ -126,7 +129,7 @@ impl FromIterator<u64> for Tally {
 }
 
 /// Runs many worlds at once. What comes of it does not depend on how many threads there are or how fast
-/// they are, except for the seconds, and for the number of worlds if a time is given.
+/// they are, except for the seconds, and for the number of worlds if a time is given or a failure ends it.
 pub fn sweep<S: Simulate>(
     worlds: &S,
     sweep: &Sweep,
@@ -136,12 +139,14 @@ pub fn sweep<S: Simulate>(
     let first = *sweep.seeds.start();
     let last = if sweep.time.is_some() { u64::MAX } else { *sweep.seeds.end() };
     let taken = AtomicU64::new(0);
+    let failed = AtomicBool::new(false);
     // A seed that was taken is run, whatever the time, so that there is never a gap among them. There is
     // always a first one: no worlds would be no failures.
     let take = || {
         let late = sweep.time.is_some_and(|time| began.elapsed() >= time)
             && taken.load(Ordering::Relaxed) > 0;
-        let place = if late { return None } else { taken.fetch_add(1, Ordering::Relaxed) };
+        let over = late || sweep.until_failure && failed.load(Ordering::Relaxed);
+        let place = if over { return None } else { taken.fetch_add(1, Ordering::Relaxed) };
         let seed = first.checked_add(place).filter(|seed| *seed <= last)?;
         Some((place, seed))
     };
@@ -151,6 +156,7 @@ pub fn sweep<S: Simulate>(
             scope.spawn(|| {
                 while let Some((place, seed)) = take() {
                     let outcome = play_seed(worlds, seed);
+                    failed.fetch_or(outcome.violation.is_some(), Ordering::Relaxed);
                     let progress = locked(&fold).add(place, outcome);
                     on_progress(progress);
                 }
@@ -244,7 +250,7 @@ thread_local! {
 
 /// What `work` returns, or the words and the place of its panic. The panic is not printed, unless
 /// `RUST_BACKTRACE` asks for more than that.
-fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let usual = panic::take_hook();
@@ -507,7 +513,7 @@ mod tests {
     }
 
     fn swept(seeds: RangeInclusive<u64>, count: usize) -> Summary {
-        let options = Sweep { seeds, time: None, threads: threads(count) };
+        let options = Sweep { seeds, time: None, threads: threads(count), until_failure: false };
         sweep(&Toy { replicas: 3 }, &options, &|_| ())
     }
 
@@ -540,7 +546,7 @@ mod tests {
     #[test]
     fn with_a_time_seeds_follow_each_other_until_it_is_up() {
         let time = Some(Duration::from_millis(40));
-        let options = Sweep { seeds: 1_001..=1_001, time, threads: threads(3) };
+        let options = Sweep { seeds: 1_001..=1_001, time, threads: threads(3), until_failure: false };
         let seen = Mutex::new(Vec::new());
         let summary = sweep(&Toy { replicas: 3 }, &options, &|it| locked(&seen).push(it.worlds));
         assert!(summary.worlds >= 1);
@@ -557,7 +563,7 @@ mod tests {
         let time = Some(Duration::from_secs(600));
         let seeds = u64::MAX - 2..=u64::MAX;
         let summary =
-            sweep(&Toy { replicas: 3 }, &Sweep { seeds, time, threads: threads(2) }, &|_| ());
+            sweep(&Toy { replicas: 3 }, &Sweep { seeds, time, threads: threads(2), until_failure: false }, &|_| ());
         assert_eq!(summary.worlds, 3);
     }
 
