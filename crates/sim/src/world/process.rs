@@ -151,7 +151,15 @@ impl World<'_> {
         self.nodes[node].process = Some(process);
         self.note(node, Mark::Up, || match fresh {
             true => "starts for the first time".to_owned(),
-            false => format!("starts; {} commits applied again", report.replayed_commits),
+            false => match report.torn_tail {
+                None => format!("starts; {} commits applied again", report.replayed_commits),
+                Some(tail) => format!(
+                    "starts; {} commits applied again, {} torn bytes cut off at {}",
+                    report.replayed_commits,
+                    tail.bytes,
+                    tail.position.get()
+                ),
+            },
         });
         self.observe(node, &Observation::Opened { writer, versions: &versions, fresh })?;
         if clean {
