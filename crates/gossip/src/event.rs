@@ -197,6 +197,9 @@ pub enum CloseReason {
     /// Storage here failed before anything could be synced. The peer is not at fault.
     #[error("local storage failed: {0}")]
     Storage(String),
+    /// Storage, here or at the peer, stopped a space some time ago. A new connection tries it again.
+    #[error("trying again after a failure of storage")]
+    Retry,
 }
 
 impl CloseReason {
@@ -212,6 +215,7 @@ impl CloseReason {
             CloseReason::Overrun(_) => 6,
             CloseReason::NoProgress { .. } => 7,
             CloseReason::Storage(_) => 8,
+            CloseReason::Retry => 9,
         }
     }
 }

@@ -11,7 +11,7 @@ use rejoin_crdt::planted::{self, Bug};
 use rejoin_crdt::{ReplicaId, SpaceId, VersionVector};
 
 use crate::DeviceId;
-use crate::event::{CloseReason, Event, PeerFacts, SpaceStatus};
+use crate::event::{CloseReason, Event, PeerFacts, SpaceStatus, StopReason};
 use crate::host::{
     HostCall, HostError, HostReply, HostRequest, HostResponse, RequestId, SpaceCall,
 };
@@ -118,6 +118,8 @@ pub struct Session {
     load: Load,
     /// Spaces that wait for room in the session's window, in the order in which they get it.
     hungry: VecDeque<SpaceId>,
+    /// When the session ends because storage has failed a space: a new one may find it well again.
+    retry_at_ms: Option<u64>,
 }
 
 /// How far the session has come.
@@ -164,6 +166,7 @@ impl Session {
             timeouts: BTreeSet::new(),
             load: Load::default(),
             hungry: VecDeque::new(),
+            retry_at_ms: None,
         };
         let preamble = Preamble { lane: Lane::Control, protocol: 0 };
         session.outbox.push_back(Output::Send { lane: Lane::Control, bytes: preamble.to_bytes() });
@@ -265,6 +268,9 @@ impl Session {
             let timeout_ms = self.config.hello_timeout_ms;
             self.close(CloseReason::HelloTimeout { timeout_ms });
         }
+        if self.retry_at_ms.is_some_and(|at_ms| at_ms <= now_ms) {
+            self.close(CloseReason::Retry);
+        }
         let due: Vec<SpaceId> = self
             .timeouts
             .iter()
@@ -285,7 +291,10 @@ impl Session {
     pub fn poll_timeout(&self) -> Option<u64> {
         match self.stage {
             Stage::Greeting { until_ms } => Some(until_ms),
-            Stage::Established(_) => self.timeouts.first().map(|(at_ms, _)| *at_ms),
+            Stage::Established(_) => {
+                let first = self.timeouts.first().map(|(at_ms, _)| *at_ms);
+                first.into_iter().chain(self.retry_at_ms).min()
+            }
             Stage::Closed => None,
         }
     }
@@ -465,7 +474,7 @@ impl Session {
         }
         for output in outputs {
             if !self.is_closed() {
-                self.carry_out(space, output);
+                self.carry_out(space, output, now_ms);
             }
         }
     }
@@ -488,11 +497,17 @@ impl Session {
         held + FRAME_SPACE_BYTES_MAX <= SESSION_WINDOW_BYTES_MAX
     }
 
-    fn carry_out(&mut self, space: SpaceId, output: SpaceOutput) {
+    fn carry_out(&mut self, space: SpaceId, output: SpaceOutput, now_ms: u64) {
         match output {
             SpaceOutput::Send(message) => self.send_space(space, &message),
             SpaceOutput::Call(call) => self.request_space(space, call),
-            SpaceOutput::Event(event) => self.outbox.push_back(Output::Event(event)),
+            SpaceOutput::Event(event) => {
+                if let Event::SpaceStopped { reason: StopReason::Storage(_), .. } = event {
+                    let at_ms = now_ms.saturating_add(self.config.retry_after_ms);
+                    self.retry_at_ms.get_or_insert(at_ms);
+                }
+                self.outbox.push_back(Output::Event(event));
+            }
             SpaceOutput::Close(reason) => self.close(reason),
         }
     }
@@ -536,6 +551,7 @@ impl Session {
             return;
         }
         self.stage = Stage::Closed;
+        self.retry_at_ms = None;
         self.shared.clear();
         self.timeouts.clear();
         self.hungry.clear();

@@ -79,6 +79,8 @@ pub(crate) struct Node {
     pub(crate) writer: Option<Writer>,
     /// Whether the store was opened before.
     pub(crate) founded: bool,
+    /// Where its log ended, and where it ended before the last batch.
+    pub(crate) log_end: (u64, u64),
     /// The last death was a clean close, so that nothing needs to be applied again.
     pub(crate) closed_cleanly: bool,
     /// When to dial whom: kept across restarts of the process as a bound on how often it dials.
@@ -129,6 +131,7 @@ pub(crate) struct PeerState {
 pub(crate) struct Link {
     pub(crate) peer: NodeIndex,
     pub(crate) dialled: bool,
+    pub(crate) since_ms: u64,
     pub(crate) session: Session,
     pub(crate) readers: BTreeMap<Lane, FrameReader>,
     /// Whether lanes of spaces are read: once the peer's hello is handled.

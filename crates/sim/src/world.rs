@@ -194,6 +194,7 @@ impl<'a> World<'a> {
             backup: None,
             writer: None,
             founded: false,
+            log_end: (0, 0),
             closed_cleanly: false,
             dials: 0,
             random,

@@ -14,7 +14,9 @@ pub enum StoreError {
     /// Another store, in this process or another, has the backend open. Nothing was changed; close it first.
     #[error("the store is open elsewhere")]
     Locked,
-    /// The disk failed while the store was opened or read. Nothing was changed; the call may be repeated.
+    /// The disk failed while the store was opened or read. Nothing was changed. An opening, and a read of the
+    /// log, may be repeated; once a read of the rows has failed, the store must be opened again, and takes no
+    /// writes before that.
     #[error("{action} failed: {source}")]
     Io {
         /// What was being done.

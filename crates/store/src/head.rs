@@ -15,6 +15,7 @@ use crate::error::{StoreError, WriteError};
 use crate::group::{Batch, Cause};
 use crate::log::{Framing, Location, Lsn};
 use crate::observer::Change;
+use crate::tree::Unreadable;
 use crate::view::{BufferedRow, SpaceInfo, SpaceRows, SpaceState, StoredKey, View, tree_key};
 
 /// The state that writers change, one at a time.
@@ -29,6 +30,8 @@ pub(crate) struct Head {
     /// The spaces whose state is not in the tree.
     changed: BTreeSet<SpaceIndex>,
     poisoned: Option<Cause>,
+    /// Why the tree cannot be read any more: nothing can be written then that rests on what it holds.
+    unreadable: Unreadable,
 }
 
 /// What is appended and not yet being written.
@@ -73,7 +76,12 @@ pub(crate) struct ReadyCommit<'a> {
 
 impl Head {
     /// Starts from what the tree holds.
-    pub(crate) fn new(replica: ReplicaId, framing: Framing, view: View) -> Self {
+    pub(crate) fn new(
+        replica: ReplicaId,
+        framing: Framing,
+        view: View,
+        unreadable: Unreadable,
+    ) -> Self {
         let start = view.lsn;
         // What the last own commit depended on is not stored: naming all others is right, and costs bytes once.
         let others = |state: &SpaceState| {
@@ -93,6 +101,7 @@ impl Head {
             },
             changed: BTreeSet::new(),
             poisoned: None,
+            unreadable,
         }
     }
 
@@ -105,7 +114,7 @@ impl Head {
     }
 
     pub(crate) fn poisoned(&self) -> Option<Cause> {
-        self.poisoned.clone()
+        self.poisoned.clone().or_else(|| self.unreadable.get().cloned())
     }
 
     pub(crate) fn check_poison(&self) -> Result<(), StoreError> {

@@ -28,6 +28,7 @@ mod rows;
 mod survivor;
 
 use adapter::{damaged, tree_error};
+pub(crate) use blocks::Unreadable;
 use layout::{
     JOINED, LOG, META, Meta, REPLICAS, ROWS, ReadTable, SPACES, decode_location, encode_location,
     encode_meta, encode_space, index_bytes, open, put, remove,
@@ -44,6 +45,8 @@ pub(crate) struct TreeStore {
     database: Database,
     /// Knows whether what the database wrote is written.
     disk: Arc<SurvivorFile>,
+    /// Knows whether the database has refused to be read since.
+    unreadable: Unreadable,
     meta: Meta,
     /// How many replicas are stored.
     replicas_stored: ReplicaIndex,
@@ -107,6 +110,7 @@ impl TreeStore {
         fresh: &FreshIds,
     ) -> Result<(Self, TreeContent, bool), StoreError> {
         let (file, disk) = open::open_file(backend, has_log)?;
+        let unreadable = file.unreadable();
         let database = Database::builder()
             .set_cache_size(cache_bytes)
             .create_with_backend(file)
@@ -136,6 +140,7 @@ impl TreeStore {
         let store = Self {
             database,
             disk,
+            unreadable,
             meta,
             replicas_stored: content.replicas.next(),
             spaces: content.spaces.clone(),
@@ -144,6 +149,11 @@ impl TreeStore {
             past_max,
         };
         Ok((store, content, created))
+    }
+
+    /// Why the tree can be read no more, once it cannot.
+    pub(crate) fn unreadable(&self) -> Unreadable {
+        Arc::clone(&self.unreadable)
     }
 
     pub(crate) fn meta(&self) -> &Meta {

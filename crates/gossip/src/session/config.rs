@@ -24,6 +24,9 @@ pub struct Config {
     /// While a peer's state is being joined, the peer is told so at this interval. Well below the
     /// peer's `progress_timeout_ms`.
     pub working_interval_ms: u64,
+    /// When storage, here or at the peer, has stopped the sync of a space, the connection is closed after this
+    /// long, so that the next one tries it again.
+    pub retry_after_ms: u64,
     /// The lowest protocol version spoken: [`PROTOCOL_MIN`], unless old versions are to be refused.
     pub protocol_min: u16,
     /// The highest: [`PROTOCOL_MAX`]. Tests go beyond it, to be the next version of this program: what is
@@ -33,7 +36,8 @@ pub struct Config {
 
 impl Default for Config {
     /// All guesses: 10 s for the hello, 20 ms to 1 s before relaying, 5 ms before announcing, 60 s
-    /// without progress, 15 s between signs of work.
+    /// without progress, 15 s between signs of work, 30 s
+    /// before failed storage is tried again.
     fn default() -> Self {
         Self {
             hello_timeout_ms: 10_000,
@@ -42,6 +46,7 @@ impl Default for Config {
             announce_delay_ms: 5,
             progress_timeout_ms: 60_000,
             working_interval_ms: 15_000,
+            retry_after_ms: 30_000,
             protocol_min: PROTOCOL_MIN,
             protocol_max: PROTOCOL_MAX,
         }

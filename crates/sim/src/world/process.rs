@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rejoin::driven::DrivenReplica;
-use rejoin::{Durability, Error, Options, Path, StoreError, StoreOptions, WatchEvent};
+use rejoin::{Durability, Error, OpenReport, Options, Path, StoreError, StoreOptions, WatchEvent};
 use rejoin_gossip::{Redial, RedialConfig};
 use rejoin_store::Backend;
 
@@ -135,6 +135,15 @@ impl World<'_> {
                 Err(error) => return self.start_failed(node, &error),
             }
         }
+        if self.has_lost_harmed_tail(node, &report) {
+            self.note(node, Mark::Fault, || {
+                "has lost a last batch that its disk harmed".to_owned()
+            });
+            self.nodes[node].ruined = true;
+            self.nodes[node].disk.kill();
+            self.network.set_node_up(node, false, self.now_ms);
+            return Ok(());
+        }
         let fresh = !self.nodes[node].founded;
         self.nodes[node].founded = true;
         self.nodes[node].writer = Some(writer);
@@ -142,7 +151,15 @@ impl World<'_> {
         self.nodes[node].process = Some(process);
         self.note(node, Mark::Up, || match fresh {
             true => "starts for the first time".to_owned(),
-            false => format!("starts; {} commits applied again", report.replayed_commits),
+            false => match report.torn_tail {
+                None => format!("starts; {} commits applied again", report.replayed_commits),
+                Some(tail) => format!(
+                    "starts; {} commits applied again, {} torn bytes cut off at {}",
+                    report.replayed_commits,
+                    tail.bytes,
+                    tail.position.get()
+                ),
+            },
         });
         self.observe(node, &Observation::Opened { writer, versions: &versions, fresh })?;
         if clean {
@@ -155,6 +172,25 @@ impl World<'_> {
         self.after(wait_ms, Event::Care { node, boot });
         self.choose_peers(node);
         self.pump(node)
+    }
+
+    /// Whether what was cut off as torn is the last batch that was written, on a disk that was harmed. No store can
+    /// tell the two apart by itself; the replica is then one that was rolled back.
+    fn has_lost_harmed_tail(&self, node: NodeIndex, report: &OpenReport) -> bool {
+        let machine = &self.nodes[node];
+        let cut_at = report.torn_tail.map(|tail| tail.position.get());
+        machine.harmed && machine.founded && cut_at.is_some_and(|at| at >= machine.log_end.1)
+    }
+
+    /// Notes where the log ends.
+    fn note_log_end(&mut self, node: NodeIndex) {
+        let Some(process) = &self.nodes[node].process else { return };
+        let snapshots = process.spaces.iter().filter_map(|handle| handle.space.read().ok());
+        let end = snapshots.map(|snapshot| snapshot.sequence().as_u64()).max().unwrap_or(0);
+        let known = &mut self.nodes[node].log_end;
+        if end > known.0 {
+            *known = (end, known.0);
+        }
     }
 
     fn start_failed(&mut self, node: NodeIndex, error: &Error) -> Result<(), Violation> {
@@ -230,6 +266,7 @@ impl World<'_> {
         if self.nodes[node].disk.is_dead() {
             return self.die(node, Death::PowerCut);
         }
+        self.note_log_end(node);
         self.report_passed(node)?;
         self.report_watched(node)?;
         let Some(process) = &mut self.nodes[node].process else { return Ok(()) };

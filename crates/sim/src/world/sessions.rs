@@ -20,6 +20,9 @@ use crate::trace::{Mark, TraceEvent};
 /// The code with which a connection is closed because there are two.
 const DUPLICATE: u32 = 0x101;
 
+/// A dial takes at most this long: two connections whose ages differ by more cannot have crossed.
+const DIAL_MS_MAX: u64 = 5_000;
+
 /// The code for a stream that is not one of ours.
 const FRAMING: u32 = 0x102;
 
@@ -77,9 +80,12 @@ impl World<'_> {
             return Ok(());
         };
         let other = process.links.iter().find(|(_, link)| link.peer == peer);
-        if let Some((other, link)) = other.map(|(connection, link)| (*connection, link.dialled)) {
-            // A second one from the same side takes the place of the first, which the peer must have lost.
-            if keeps_new || link == dialled {
+        if let Some((other, link)) =
+            other.map(|(connection, link)| (*connection, (link.dialled, link.since_ms)))
+        {
+            // A second one from the same side takes the place of the first, which the peer must have lost; and so
+            // does one from the other side, if the two cannot have crossed.
+            if keeps_new || link.0 == dialled || now_ms - link.1 > DIAL_MS_MAX {
                 self.hang_up(node, other, DUPLICATE, "a second connection");
             } else {
                 self.network.close(end, DUPLICATE, "a second connection", now_ms);
@@ -101,6 +107,7 @@ impl World<'_> {
         let link = Link {
             peer,
             dialled,
+            since_ms: now_ms,
             session: Session::new(config, device, local, now_ms),
             readers: BTreeMap::new(),
             reads_spaces: false,
@@ -120,6 +127,7 @@ impl World<'_> {
             hello_timeout_ms: 4_000,
             progress_timeout_ms: 10_000,
             working_interval_ms: 2_000,
+            retry_after_ms: 1_500,
             protocol_min,
             protocol_max,
             ..Config::default()

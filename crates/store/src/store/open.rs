@@ -78,7 +78,7 @@ impl Store {
             lsn: meta.mark,
         };
         let mut replay = Replay {
-            head: Head::new(meta.replica, Framing::new(&meta.salt), view),
+            head: Head::new(meta.replica, Framing::new(&meta.salt), view, tree.unreadable()),
             joined: content.joined,
             commits: 0,
         };

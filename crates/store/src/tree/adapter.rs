@@ -12,7 +12,7 @@ impl redb::StorageBackend for BlockFile {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        BlockFile::read(self, offset, out)
+        BlockFile::read(self, offset, out).inspect_err(|error| self.note_unreadable(error))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use rejoin_crdt::planted::{self, Bug};
 
@@ -29,7 +29,11 @@ pub(super) struct BlockFile {
     file: Arc<dyn StorageFile>,
     /// By group, those that were needed so far: 4 KiB of memory for each 4 MiB.
     checksums: Mutex<BTreeMap<u64, Group>>,
+    unreadable: Unreadable,
 }
+
+/// Why a read first failed, if one did. redb serves nothing any more after that, until it is opened again.
+pub(crate) type Unreadable = Arc<OnceLock<Arc<str>>>;
 
 /// The checksums of one group's blocks.
 #[derive(Debug)]
@@ -49,7 +53,17 @@ pub(super) struct DamagedBlock {
 
 impl BlockFile {
     pub(super) fn new(file: Arc<dyn StorageFile>) -> Self {
-        Self { file, checksums: Mutex::default() }
+        Self { file, checksums: Mutex::default(), unreadable: Unreadable::default() }
+    }
+
+    /// Where it is noted when a read fails.
+    pub(super) fn unreadable(&self) -> Unreadable {
+        Arc::clone(&self.unreadable)
+    }
+
+    /// Notes that a read has failed.
+    pub(super) fn note_unreadable(&self, error: &io::Error) {
+        self.unreadable.get_or_init(|| format!("reading the tree failed: {error}").into());
     }
 
     pub(super) fn len(&self) -> io::Result<u64> {

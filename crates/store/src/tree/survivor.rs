@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::backend::StorageFile;
@@ -20,6 +21,9 @@ const PAGE_BYTES: usize = 4_096;
 #[derive(Debug)]
 pub(super) struct SurvivorFile {
     file: Arc<dyn StorageFile>,
+    /// The length when it was last asked for or changed. A disk that has failed may not even tell that, and redb
+    /// panics on a length that is not what it has made it.
+    len: AtomicU64,
     failed: OnceLock<Failed>,
 }
 
@@ -40,7 +44,7 @@ struct Kept {
 
 impl SurvivorFile {
     pub(super) fn new(file: Arc<dyn StorageFile>) -> Self {
-        Self { file, failed: OnceLock::new() }
+        Self { file, len: AtomicU64::new(0), failed: OnceLock::new() }
     }
 
     /// Whether every change so far has reached the file.
@@ -58,8 +62,7 @@ impl SurvivorFile {
 
     fn fail(&self, error: &io::Error) -> &Failed {
         self.failed.get_or_init(|| {
-            // A file whose length cannot be had cannot be read either, so reads may say that it has ended.
-            let len = self.file.len().unwrap_or(0);
+            let len = self.len.load(Ordering::Relaxed);
             let kept = Mutex::new(Kept { len, pages: BTreeMap::new() });
             Failed { kind: error.kind(), cause: error.to_string(), kept }
         })
@@ -112,7 +115,10 @@ impl StorageFile for SurvivorFile {
         let failed = match self.failed.get() {
             Some(failed) => failed,
             None => match self.file.write_at(offset, bytes) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.len.fetch_max(offset + bytes.len() as u64, Ordering::Relaxed);
+                    return Ok(());
+                }
                 Err(error) => self.fail(&error),
             },
         };
@@ -121,7 +127,11 @@ impl StorageFile for SurvivorFile {
 
     fn len(&self) -> io::Result<u64> {
         match self.failed.get() {
-            None => self.file.len(),
+            None => {
+                let len = self.file.len()?;
+                self.len.store(len, Ordering::Relaxed);
+                Ok(len)
+            }
             Some(failed) => Ok(lock(&failed.kept).len),
         }
     }
@@ -130,7 +140,10 @@ impl StorageFile for SurvivorFile {
         let failed = match self.failed.get() {
             Some(failed) => failed,
             None => match self.file.set_len(len) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.len.store(len, Ordering::Relaxed);
+                    return Ok(());
+                }
                 Err(error) => self.fail(&error),
             },
         };

@@ -1,5 +1,6 @@
 //! A disk that fails once, at every operation in turn.
 
+use rejoin_crdt::{Kind, ReadRows, Value};
 use rejoin_store::*;
 
 use crate::support::*;
@@ -124,4 +125,28 @@ fn a_failed_sync_is_never_retried_and_fails_all_who_wait() {
         3,
         "here the write had reached the disk"
     );
+}
+
+/// Found by the simulator: redb serves nothing any more after one failed read, and the store acknowledged
+/// writes all the same, which no peer could get from it.
+#[test]
+fn a_store_whose_rows_could_not_be_read_takes_no_writes_until_it_is_opened_again() {
+    let (backend, store, space) = new_store(1);
+    for number in 0..200 {
+        put(&store, space, &format!("row {number}"), number);
+    }
+    store.close().unwrap();
+    // Not all of the tree fits into its cache.
+    let options = StoreOptions { tree_cache_bytes: 0, ..StoreOptions::default() };
+    let (store, _) = try_open(&backend, 1, options).unwrap();
+    backend.fail_after(Some(0));
+    let read = store.snapshot(space).unwrap().row(&key("row 7", Kind::Register));
+    assert!(matches!(read, Err(StoreError::Io { .. })), "{read:?}");
+    let written = store.write(space, 0, |tx| tx.put(path("late"), Value::from(1)));
+    assert!(matches!(written, Err(WriteError::Store(StoreError::Poisoned { .. }))), "{written:?}");
+    assert!(matches!(store.sync(), Err(StoreError::Poisoned { .. })));
+    drop(store);
+    let store = open(&backend, 1);
+    assert_eq!(store.snapshot(space).unwrap().row(&key("late", Kind::Register)).unwrap(), None);
+    put(&store, space, "late", 2);
 }
