@@ -220,12 +220,12 @@ impl Fold {
 
 /// Plays one plan. A panic in it is a violation like any other.
 pub fn play<S: Simulate>(worlds: &S, seed: u64, plan: &S::Plan, with_trace: bool) -> Outcome {
-    let outcome = caught(|| worlds.run(plan, with_trace));
+    let outcome = caught(true, || worlds.run(plan, with_trace));
     Outcome { seed, ..outcome.unwrap_or_else(|what| panicked(seed, what)) }
 }
 
 fn play_seed<S: Simulate>(worlds: &S, seed: u64) -> Outcome {
-    let outcome = caught(|| worlds.run(&worlds.plan(seed), false));
+    let outcome = caught(true, || worlds.run(&worlds.plan(seed), false));
     Outcome { seed, ..outcome.unwrap_or_else(|what| panicked(seed, what)) }
 }
 
@@ -244,27 +244,29 @@ fn panicked(seed: u64, what: String) -> Outcome {
 }
 
 thread_local! {
-    static CATCHING: Cell<bool> = const { Cell::new(false) };
+    /// Whether a panic will be caught here, and if so, whether it may be printed.
+    static CATCHING: Cell<Option<bool>> = const { Cell::new(None) };
     static CAUGHT: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
 /// What `work` returns, or the words and the place of its panic. The panic is not printed, unless
-/// `RUST_BACKTRACE` asks for more than that.
-pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+/// `RUST_BACKTRACE` asks for more than that, and `loud` allows it.
+pub(crate) fn caught<T>(loud: bool, work: impl FnOnce() -> T) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let usual = panic::take_hook();
         let backtrace = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
         panic::set_hook(Box::new(move |info| {
-            if CATCHING.get() {
+            let catching = CATCHING.get();
+            if catching.is_some() {
                 CAUGHT.replace(in_words(info));
             }
-            if backtrace || !CATCHING.get() {
+            if catching.is_none_or(|loud| loud && backtrace) {
                 usual(info);
             }
         }));
     });
-    let outer = CATCHING.replace(true);
+    let outer = CATCHING.replace(Some(loud));
     let result = panic::catch_unwind(AssertUnwindSafe(work));
     CATCHING.set(outer);
     result.map_err(|_| CAUGHT.take())
@@ -399,7 +401,7 @@ pub fn hunt(
 fn chase(mutant: &Mutant, worlds_max: u64, run: &dyn Fn(u64) -> Outcome) -> Verdict {
     let mutant = mutant.clone();
     for seed in 1..=worlds_max {
-        let outcome = caught(|| run(seed)).unwrap_or_else(|what| panicked(seed, what));
+        let outcome = caught(true, || run(seed)).unwrap_or_else(|what| panicked(seed, what));
         if let Some(violation) = outcome.violation {
             return Verdict { mutant, worlds: seed, caught: Some(Failure { seed, violation }) };
         }
@@ -512,9 +514,12 @@ mod tests {
         NonZeroUsize::new(count).unwrap()
     }
 
+    fn options(seeds: RangeInclusive<u64>, time: Option<Duration>, count: usize) -> Sweep {
+        Sweep { seeds, time, threads: threads(count), until_failure: false }
+    }
+
     fn swept(seeds: RangeInclusive<u64>, count: usize) -> Summary {
-        let options = Sweep { seeds, time: None, threads: threads(count), until_failure: false };
-        sweep(&Toy { replicas: 3 }, &options, &|_| ())
+        sweep(&Toy { replicas: 3 }, &options(seeds, None, count), &|_| ())
     }
 
     #[test]
@@ -535,6 +540,15 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_ends_a_sweep_that_is_to_end_with_it() {
+        for count in [1, 4] {
+            let options = Sweep { until_failure: true, ..options(1..=u64::MAX, None, count) };
+            let summary = sweep(&Toy { replicas: 3 }, &options, &|_| ());
+            assert_eq!(summary.failures[0].seed, 10);
+        }
+    }
+
+    #[test]
     fn a_panic_is_a_violation_of_its_seed() {
         let summary = swept(98..=101, 2);
         assert_eq!(summary.worlds, 4);
@@ -546,7 +560,7 @@ mod tests {
     #[test]
     fn with_a_time_seeds_follow_each_other_until_it_is_up() {
         let time = Some(Duration::from_millis(40));
-        let options = Sweep { seeds: 1_001..=1_001, time, threads: threads(3), until_failure: false };
+        let options = options(1_001..=1_001, time, 3);
         let seen = Mutex::new(Vec::new());
         let summary = sweep(&Toy { replicas: 3 }, &options, &|it| locked(&seen).push(it.worlds));
         assert!(summary.worlds >= 1);
@@ -562,8 +576,7 @@ mod tests {
     fn the_last_seed_of_all_is_the_last() {
         let time = Some(Duration::from_secs(600));
         let seeds = u64::MAX - 2..=u64::MAX;
-        let summary =
-            sweep(&Toy { replicas: 3 }, &Sweep { seeds, time, threads: threads(2), until_failure: false }, &|_| ());
+        let summary = sweep(&Toy { replicas: 3 }, &options(seeds, time, 2), &|_| ());
         assert_eq!(summary.worlds, 3);
     }
 
