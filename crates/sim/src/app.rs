@@ -175,6 +175,9 @@ impl<'a> Simulation<'a> {
     ///
     /// [`Error::Store`] and [`Error::Aborted`] from it are the user's bad luck, and the world goes on. Any other
     /// error says that the engine was called wrongly, and is reported.
+    ///
+    /// Unless [`with`](Self::with) asks for them, no world has faults that cut an action off in the middle: disks
+    /// that fail, rot or fill up, and power cuts inside a disk operation.
     pub fn new(space: &str, act: impl Fn(&mut Turn<'_>) -> Result<(), Error> + Sync + 'a) -> Self {
         // A liar with two histories would need a second application, which says something else.
         let never = CUTTING_OFF.into_iter().chain([Class::Equivocation]).collect();

@@ -500,6 +500,7 @@ impl Crash {
     ) -> Carried {
         let sample = sample
             .ok_or_else(|| Trouble::Usage("this build samples no crash images".to_owned()))?;
+        #[expect(clippy::disallowed_methods, reason = "real time passes while worlds run")]
         let began = Instant::now();
         let sample = sample(self.images, self.seed, cores(self.threads));
         let seconds = began.elapsed().as_secs_f64();

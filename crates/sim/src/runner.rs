@@ -135,6 +135,7 @@ pub fn sweep<S: Simulate>(
     sweep: &Sweep,
     on_progress: &(dyn Fn(Progress) + Sync),
 ) -> Summary {
+    #[expect(clippy::disallowed_methods, reason = "real time passes while worlds run")]
     let began = Instant::now();
     let first = *sweep.seeds.start();
     let last = if sweep.time.is_some() { u64::MAX } else { *sweep.seeds.end() };

@@ -34,7 +34,7 @@ fn every_voter_counts_once() {
             }
             Ok(())
         })
-        .seeds(1..=10)
+        .seeds(1..=8)
         .run()
         .unwrap();
 }
