@@ -351,7 +351,9 @@ impl Plan {
         propose(&|plan| plan.troubled_ms = (plan.troubled_ms / 2).max(1_000));
         propose(&|plan| plan.replicas = (plan.replicas - 1).max(2));
         for class in self.faults.keys() {
-            propose(&|plan| drop(plan.faults.remove(class)));
+            propose(&|plan| {
+                plan.faults.remove(class);
+            });
         }
         for class in self.faults.keys() {
             propose(&|plan| {
