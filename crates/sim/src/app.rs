@@ -509,8 +509,11 @@ mod tests {
 
     #[test]
     fn a_failure_tells_what_the_application_said_and_how_to_see_it_again() {
-        let never = counting().always(|_| Err("never".into()));
-        let failure = never.shrink_runs(0).run().unwrap_err();
+        let none = |replica: &Replica| match replica.space("a")?.read()?.counter("clicks")? {
+            0 => Ok(()),
+            clicks => Err(format!("{clicks} clicks").into()),
+        };
+        let failure = counting().always(none).shrink_runs(0).run().unwrap_err();
         assert_eq!((failure.seed, failure.violation.checker), (1, Checker::Application));
         let told = failure.to_string();
         let test = "app::tests::a_failure_tells_what_the_application_said_and_how_to_see_it_again";
