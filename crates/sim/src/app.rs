@@ -279,9 +279,8 @@ impl<'a> Simulation<'a> {
             seeds: seeds_asked_for().unwrap_or_else(|| self.seeds.clone()),
             time: None,
             threads: self.threads.unwrap_or(cores),
-            until_failure: true,
         };
-        let summary = runner::sweep(self, &sweep, &|_| {});
+        let summary = runner::sweep_until_failure(self, &sweep);
         match summary.failures.first() {
             None => Ok(summary),
             Some(first) => Err(self.tell(first)),

@@ -256,8 +256,7 @@ impl Run {
                 first..=first + (FRESH_WORLDS - 1)
             }
         };
-        let sweep =
-            Sweep { seeds, time: self.minutes, threads: cores(self.threads), until_failure: false };
+        let sweep = Sweep { seeds, time: self.minutes, threads: cores(self.threads) };
         let bar = self.bar(&sweep);
         let summary = runner::sweep(&worlds, &sweep, &|progress| {
             bar.set_position(progress.worlds);
