@@ -279,8 +279,9 @@ impl<'a> Simulation<'a> {
             seeds: seeds_asked_for().unwrap_or_else(|| self.seeds.clone()),
             time: None,
             threads: self.threads.unwrap_or(cores),
+            until_failure: true,
         };
-        let summary = runner::sweep_until_failure(self, &sweep);
+        let summary = runner::sweep(self, &sweep, &|_| {});
         match summary.failures.first() {
             None => Ok(summary),
             Some(first) => Err(self.tell(first)),

@@ -256,7 +256,8 @@ impl Run {
                 first..=first + (FRESH_WORLDS - 1)
             }
         };
-        let sweep = Sweep { seeds, time: self.minutes, threads: cores(self.threads) };
+        let sweep =
+            Sweep { seeds, time: self.minutes, threads: cores(self.threads), until_failure: false };
         let bar = self.bar(&sweep);
         let summary = runner::sweep(&worlds, &sweep, &|progress| {
             bar.set_position(progress.worlds);

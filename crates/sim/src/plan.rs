@@ -337,7 +337,7 @@ impl Plan {
         };
         propose(&|plan| plan.faults.clear());
         propose(&|plan| plan.replicas = (plan.replicas / 2).max(2));
-        propose(&|plan| plan.actions /= 2);
+        propose(&|plan| plan.actions = plan.actions / 2);
         for half in [0, 1] {
             propose(&|plan| {
                 let mut number = 0;

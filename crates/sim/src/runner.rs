@@ -44,6 +44,9 @@ pub struct Sweep {
     pub time: Option<Duration>,
     /// How many worlds are run at once.
     pub threads: NonZeroUsize,
+    /// Whether no further world is begun once one has failed. Which is the first to fail does not depend on
+    /// the threads; how many are run after it does.
+    pub until_failure: bool,
 }
 
 /// How far a sweep is.
@@ -126,25 +129,10 @@ impl FromIterator<u64> for Tally {
 }
 
 /// Runs many worlds at once. What comes of it does not depend on how many threads there are or how fast
-/// they are, except for the seconds, and for the number of worlds if a time is given.
+/// they are, except for the seconds, and for the number of worlds if a time is given or a failure ends it.
 pub fn sweep<S: Simulate>(
     worlds: &S,
     sweep: &Sweep,
-    on_progress: &(dyn Fn(Progress) + Sync),
-) -> Summary {
-    swept(worlds, sweep, false, on_progress)
-}
-
-/// Runs many worlds at once, and begins none any more once one has failed. Which is the first to fail does not
-/// depend on the threads; how many are run beside it does.
-pub fn sweep_until_failure<S: Simulate>(worlds: &S, sweep: &Sweep) -> Summary {
-    swept(worlds, sweep, true, &|_| {})
-}
-
-fn swept<S: Simulate>(
-    worlds: &S,
-    sweep: &Sweep,
-    until_failure: bool,
     on_progress: &(dyn Fn(Progress) + Sync),
 ) -> Summary {
     #[expect(clippy::disallowed_methods, reason = "real time passes while worlds run")]
@@ -158,7 +146,7 @@ fn swept<S: Simulate>(
     let take = || {
         let late = sweep.time.is_some_and(|time| began.elapsed() >= time)
             && taken.load(Ordering::Relaxed) > 0;
-        let over = late || until_failure && failed.load(Ordering::Relaxed);
+        let over = late || sweep.until_failure && failed.load(Ordering::Relaxed);
         let place = if over { return None } else { taken.fetch_add(1, Ordering::Relaxed) };
         let seed = first.checked_add(place).filter(|seed| *seed <= last)?;
         Some((place, seed))
@@ -528,7 +516,7 @@ mod tests {
     }
 
     fn options(seeds: RangeInclusive<u64>, time: Option<Duration>, count: usize) -> Sweep {
-        Sweep { seeds, time, threads: threads(count) }
+        Sweep { seeds, time, threads: threads(count), until_failure: false }
     }
 
     fn swept(seeds: RangeInclusive<u64>, count: usize) -> Summary {
@@ -555,8 +543,8 @@ mod tests {
     #[test]
     fn a_failure_ends_a_sweep_that_is_to_end_with_it() {
         for count in [1, 4] {
-            let options = options(1..=u64::MAX, None, count);
-            let summary = sweep_until_failure(&Toy { replicas: 3 }, &options);
+            let options = Sweep { until_failure: true, ..options(1..=u64::MAX, None, count) };
+            let summary = sweep(&Toy { replicas: 3 }, &options, &|_| ());
             assert_eq!(summary.failures[0].seed, 10);
         }
     }
