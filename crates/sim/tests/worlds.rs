@@ -15,7 +15,11 @@ fn play(plan: &Plan) -> Outcome {
 
 fn swept(threads: usize, last: u64) -> Summary {
     let threads = NonZeroUsize::new(threads).unwrap();
-    sweep(&Worlds::default(), &Sweep { seeds: 1..=last, time: None, threads }, &|_| {})
+    sweep(
+        &Worlds::default(),
+        &Sweep { seeds: 1..=last, time: None, threads, until_failure: false },
+        &|_| {},
+    )
 }
 
 /// Fails with the story of the world.
