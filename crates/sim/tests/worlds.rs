@@ -14,7 +14,7 @@ fn play(plan: &Plan) -> Outcome {
 }
 
 fn swept(threads: usize, last: u64) -> Summary {
-    let threads = NonZeroUsize::new(threads).unwrap();
+    let threads = NonZeroUsize::new(threads).expect("at least one");
     sweep(
         &Worlds::default(),
         &Sweep { seeds: 1..=last, time: None, threads, until_failure: false },
