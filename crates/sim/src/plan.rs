@@ -337,7 +337,7 @@ impl Plan {
         };
         propose(&|plan| plan.faults.clear());
         propose(&|plan| plan.replicas = (plan.replicas / 2).max(2));
-        propose(&|plan| plan.actions = plan.actions / 2);
+        propose(&|plan| plan.actions /= 2);
         for half in [0, 1] {
             propose(&|plan| {
                 let mut number = 0;
@@ -351,9 +351,7 @@ impl Plan {
         propose(&|plan| plan.troubled_ms = (plan.troubled_ms / 2).max(1_000));
         propose(&|plan| plan.replicas = (plan.replicas - 1).max(2));
         for class in self.faults.keys() {
-            propose(&|plan| {
-                plan.faults.remove(class);
-            });
+            propose(&|plan| plan.faults.retain(|other, _| other != class));
         }
         for class in self.faults.keys() {
             propose(&|plan| {

@@ -14,8 +14,12 @@ fn play(plan: &Plan) -> Outcome {
 }
 
 fn swept(threads: usize, last: u64) -> Summary {
-    let threads = NonZeroUsize::new(threads).unwrap();
-    sweep(&Worlds::default(), &Sweep { seeds: 1..=last, time: None, threads }, &|_| {})
+    let threads = NonZeroUsize::new(threads).expect("at least one");
+    sweep(
+        &Worlds::default(),
+        &Sweep { seeds: 1..=last, time: None, threads, until_failure: false },
+        &|_| {},
+    )
 }
 
 /// Fails with the story of the world.

@@ -123,7 +123,7 @@ impl World<'_> {
         }
         let replica = process.engine.replica();
         let writer = side::writer(replica.replica_id());
-        let report = replica.open_report().clone();
+        let report = *replica.open_report();
         if self.space_ids.is_empty() {
             self.space_ids = process.spaces.iter().map(|space| space.id).collect();
         }
@@ -243,8 +243,8 @@ impl World<'_> {
         }
         let held: usize = process
             .links
-            .iter()
-            .map(|(connection, _)| {
+            .keys()
+            .map(|connection| {
                 let end = crate::network::End { connection: *connection, node };
                 self.network.buffered(end) + self.network.unread(end)
             })

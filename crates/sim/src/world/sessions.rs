@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use rejoin_gossip::wire::{FrameReader, Incoming, Lane};
 use rejoin_gossip::{
     CloseReason, Config, Event as SessionEvent, HostResponse, LocalFacts, Output, Session,
@@ -56,7 +55,7 @@ impl World<'_> {
             NetworkEvent::Connected { end, peer } => self.connected(end, peer, true),
             NetworkEvent::Incoming { end, peer } => self.connected(end, peer, false),
             NetworkEvent::Received { end, lane, bytes, sent_ms } => {
-                self.received(end, lane, bytes, sent_ms)
+                self.received(end, lane, &bytes, sent_ms)
             }
             NetworkEvent::Closed { end, peer, why } => {
                 self.hasher.update(b"closed");
@@ -138,7 +137,7 @@ impl World<'_> {
         &mut self,
         end: End,
         lane: Lane,
-        bytes: Bytes,
+        bytes: &[u8],
         sent_ms: u64,
     ) -> Result<(), Violation> {
         let (node, now_ms) = (end.node, self.now_ms);
@@ -149,7 +148,7 @@ impl World<'_> {
             return Ok(());
         };
         let from = link.peer;
-        let taken = Self::feed(link, lane, &bytes, sent_ms, now_ms);
+        let taken = Self::feed(link, lane, bytes, sent_ms, now_ms);
         self.hasher.update(&now_ms.to_le_bytes());
         self.hasher.update(&[node as u8, from as u8]);
         if self.trace.is_some() {
