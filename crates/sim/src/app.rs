@@ -26,18 +26,6 @@ pub const SEEDS_VARIABLE: &str = "REJOIN_SIM_SEEDS";
 /// How many smaller worlds are tried to make the story of a failure short, if nobody says otherwise.
 const SHRINK_RUNS: u32 = 100;
 
-/// Faults that cut an action off in the middle. A world does not yet get right which transactions it may have
-/// made, and would blame the engine, so these worlds do without.
-const CUTTING_OFF: [Class; 7] = [
-    Class::PowerCutInWrite,
-    Class::FailedSync,
-    Class::FailedWrite,
-    Class::FailedRead,
-    Class::BitRot,
-    Class::MisdirectedWrite,
-    Class::FullDisk,
-];
-
 /// How the world tells of an action about which the application itself says nothing.
 const ACTS: &str = "the application acts";
 
@@ -175,12 +163,9 @@ impl<'a> Simulation<'a> {
     ///
     /// [`Error::Store`] and [`Error::Aborted`] from it are the user's bad luck, and the world goes on. Any other
     /// error says that the engine was called wrongly, and is reported.
-    ///
-    /// Unless [`with`](Self::with) asks for them, no world has faults that cut an action off in the middle: disks
-    /// that fail, rot or fill up, and power cuts inside a disk operation.
     pub fn new(space: &str, act: impl Fn(&mut Turn<'_>) -> Result<(), Error> + Sync + 'a) -> Self {
         // A liar with two histories would need a second application, which says something else.
-        let never = CUTTING_OFF.into_iter().chain([Class::Equivocation]).collect();
+        let never = vec![Class::Equivocation];
         let options = PlanOptions { work: Some(Use::Application), never, ..PlanOptions::default() };
         Self {
             spaces: vec![space.to_owned()],

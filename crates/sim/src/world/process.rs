@@ -182,7 +182,7 @@ impl World<'_> {
         machine.harmed && machine.founded && cut_at.is_some_and(|at| at >= machine.log_end.1)
     }
 
-    /// Notes where the log ends.
+    /// Notes where the log ends, right after it was synced.
     fn note_log_end(&mut self, node: NodeIndex) {
         let Some(process) = &self.nodes[node].process else { return };
         let snapshots = process.spaces.iter().filter_map(|handle| handle.space.read().ok());
@@ -266,11 +266,14 @@ impl World<'_> {
         if self.nodes[node].disk.is_dead() {
             return self.die(node, Death::PowerCut);
         }
-        self.note_log_end(node);
         self.report_passed(node)?;
         self.report_watched(node)?;
         let Some(process) = &mut self.nodes[node].process else { return Ok(()) };
         let news = process.side.take_durable();
+        if !news.is_empty() {
+            self.note_log_end(node);
+        }
+        let Some(process) = &mut self.nodes[node].process else { return Ok(()) };
         let spaces_changed = process.side.take_spaces_changed();
         for link in process.links.values_mut() {
             if spaces_changed {
