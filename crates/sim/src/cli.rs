@@ -164,7 +164,7 @@ struct Crash {
 
 /// Seeds that follow each other, both ends included.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Seeds(RangeInclusive<u64>);
+pub(crate) struct Seeds(pub(crate) RangeInclusive<u64>);
 
 impl FromStr for Seeds {
     type Err = String;
@@ -259,7 +259,8 @@ impl Run {
                 first..=first + (FRESH_WORLDS - 1)
             }
         };
-        let sweep = Sweep { seeds, time: self.minutes, threads: cores(self.threads) };
+        let sweep =
+            Sweep { seeds, time: self.minutes, threads: cores(self.threads), until_failure: false };
         let bar = self.bar(&sweep);
         let summary = runner::sweep(&worlds, &sweep, &|progress| {
             bar.set_position(progress.worlds);
@@ -512,6 +513,7 @@ impl Crash {
     ) -> Carried {
         let sample = sample
             .ok_or_else(|| Trouble::Usage("this build samples no crash images".to_owned()))?;
+        #[expect(clippy::disallowed_methods, reason = "real time passes while worlds run")]
         let began = Instant::now();
         let sample = sample(self.images, self.seed, cores(self.threads));
         let seconds = began.elapsed().as_secs_f64();

@@ -1,6 +1,6 @@
 //! Crashes of one store: at every moment, and with whatever a power cut leaves of what was not synced.
 //!
-//! A [`workload`] is run once on a disk that keeps every moment at which something changed. Each of these can then be
+//! A workload is run once on a disk that keeps every moment at which something changed. Each of these can then be
 //! crashed at as often as wanted, for the price of opening what is left: it must open, show everything that was
 //! acknowledged and nothing half, and go on. What it must show comes from plain maps that the workload keeps
 //! beside the store.
@@ -55,6 +55,7 @@ enum Crash {
 /// First each moment at which the disk changed is crashed at in several ways, from a recording; then the workload is
 /// run anew for every operation, reads too, and crashed in it.
 pub fn exhaust(seed: u64, threads: usize) -> CrashReport {
+    #[expect(clippy::disallowed_methods, reason = "real time passes while images are opened")]
     let began = Instant::now();
     let (run, moments) = recorded(seed);
     let operations = run.operations;
@@ -90,6 +91,7 @@ pub fn exhaust(seed: u64, threads: usize) -> CrashReport {
 ///
 /// What is found does not depend on the number of threads.
 pub fn sample(images: u64, first_seed: u64, threads: usize) -> CrashReport {
+    #[expect(clippy::disallowed_methods, reason = "real time passes while images are opened")]
     let began = Instant::now();
     let tally = Tally::default();
     in_parallel(threads, images.div_ceil(IMAGES_PER_RUN), |index| {

@@ -1,11 +1,16 @@
 //! The simulator's command.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use rejoin_sim::app::Worlds;
 use rejoin_sim::cli::{self, Mutants, Parts};
+use rejoin_sim::crash;
+use rejoin_sim::history::{Checker, Violation};
 use rejoin_sim::plan::PlanOptions;
+use rejoin_sim::runner::{CrashSample, Failure};
 
 #[cfg(feature = "mutants")]
 const MUTANTS: Option<Mutants> = Some(rejoin_sim::mutants::MUTANTS);
@@ -13,7 +18,7 @@ const MUTANTS: Option<Mutants> = Some(rejoin_sim::mutants::MUTANTS);
 const MUTANTS: Option<Mutants> = None;
 
 fn main() -> ExitCode {
-    let parts: Parts<Worlds> = Parts { worlds, mutants: MUTANTS, crash: None };
+    let parts: Parts<Worlds> = Parts { worlds, mutants: MUTANTS, crash: Some(crash_images) };
     let (mut out, mut err) = (io::stdout().lock(), io::stderr());
     ExitCode::from(cli::main(std::env::args_os(), &parts, &mut out, &mut err))
 }
@@ -24,4 +29,22 @@ fn worlds(replicas: Option<usize>) -> Result<Worlds, String> {
         return Err("a world has 2 to 64 replicas".to_owned());
     }
     Ok(Worlds { options: PlanOptions { replicas, ..PlanOptions::default() } })
+}
+
+/// Opens stores on sampled images of disks that lost power.
+fn crash_images(images: u64, first_seed: u64, threads: NonZeroUsize) -> CrashSample {
+    let report = crash::sample(images, first_seed, threads.get());
+    let classes = BTreeMap::from([
+        ("acknowledged commits looked for", report.acknowledged),
+        ("acknowledged commits lost", report.lost),
+    ]);
+    let failed = |what: String| Failure {
+        seed: first_seed,
+        violation: Violation { checker: Checker::Durability, at_ms: 0, node: None, what },
+    };
+    CrashSample {
+        images: report.images,
+        classes,
+        failures: report.failures.into_iter().map(failed).collect(),
+    }
 }

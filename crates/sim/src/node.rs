@@ -12,7 +12,6 @@ use crate::disk::SimDisk;
 use crate::history::{NodeIndex, Writer};
 use crate::network::ConnectionId;
 use crate::plan::Class;
-use crate::random::Random;
 use crate::side::{OverheardHost, Side};
 
 /// The wall clock of a true clock at the beginning of every world, in milliseconds since 1970.
@@ -47,7 +46,6 @@ impl WallClock {
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) disk: SimDisk,
-    pub(crate) random: Random,
     pub(crate) clock: WallClock,
     pub(crate) key: DeviceKey,
     /// What a new store on this machine takes its identity from.

@@ -98,11 +98,14 @@ const DEFAULT: [(Class, f64); 36] = [
 const LATER: [(Class, f64); 4] =
     [(C::LongOutage, 0.04), (C::Forgery, 0.06), (C::Flooding, 0.06), (C::BrokenFrames, 0.06)];
 
+/// The most replicas in one, unless it is asked for.
+const LONG_REPLICAS_MAX: usize = 9;
+
 /// How likely a transaction carries witnesses, in most worlds.
 const WITNESSED: f64 = 0.4;
 
 /// How likely a world is one of long histories.
-const LONG: f64 = 0.05;
+const LONG: f64 = 0.06;
 
 impl Class {
     /// The classes that come with a peer that lies.
@@ -363,7 +366,8 @@ impl Plan {
             // What is not durable at once would have to be witnessed.
             store.eventual = 0.0;
         }
-        let long = later.chance(LONG) || options.long;
+        // What many replicas write so much of takes too long to watch.
+        let long = later.chance(LONG) && replicas <= LONG_REPLICAS_MAX || options.long;
         if long {
             actions = later.within(300..=500) as u32;
         }
@@ -416,7 +420,7 @@ impl Plan {
         };
         propose(&|plan| plan.faults.clear());
         propose(&|plan| plan.replicas = (plan.replicas / 2).max(2));
-        propose(&|plan| plan.actions = plan.actions / 2);
+        propose(&|plan| plan.actions /= 2);
         for half in [0, 1] {
             propose(&|plan| {
                 let mut number = 0;
@@ -430,7 +434,7 @@ impl Plan {
         propose(&|plan| plan.troubled_ms = (plan.troubled_ms / 2).max(1_000));
         propose(&|plan| plan.replicas = (plan.replicas - 1).max(2));
         for class in self.faults.keys() {
-            propose(&|plan| _ = plan.faults.remove(class));
+            propose(&|plan| plan.faults.retain(|other, _| other != class));
         }
         for class in self.faults.keys() {
             propose(&|plan| {

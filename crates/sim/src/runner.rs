@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,9 @@ pub struct Sweep {
     pub time: Option<Duration>,
     /// How many worlds are run at once.
     pub threads: NonZeroUsize,
+    /// Whether no further world is begun once one has failed. Which is the first to fail does not depend on
+    /// the threads; how many are run after it does.
+    pub until_failure: bool,
 }
 
 /// How far a sweep is.
@@ -126,22 +129,25 @@ impl FromIterator<u64> for Tally {
 }
 
 /// Runs many worlds at once. What comes of it does not depend on how many threads there are or how fast
-/// they are, except for the seconds, and for the number of worlds if a time is given.
+/// they are, except for the seconds, and for the number of worlds if a time is given or a failure ends it.
 pub fn sweep<S: Simulate>(
     worlds: &S,
     sweep: &Sweep,
     on_progress: &(dyn Fn(Progress) + Sync),
 ) -> Summary {
+    #[expect(clippy::disallowed_methods, reason = "real time passes while worlds run")]
     let began = Instant::now();
     let first = *sweep.seeds.start();
     let last = if sweep.time.is_some() { u64::MAX } else { *sweep.seeds.end() };
     let taken = AtomicU64::new(0);
+    let failed = AtomicBool::new(false);
     // A seed that was taken is run, whatever the time, so that there is never a gap among them. There is
     // always a first one: no worlds would be no failures.
     let take = || {
         let late = sweep.time.is_some_and(|time| began.elapsed() >= time)
             && taken.load(Ordering::Relaxed) > 0;
-        let place = if late { return None } else { taken.fetch_add(1, Ordering::Relaxed) };
+        let over = late || sweep.until_failure && failed.load(Ordering::Relaxed);
+        let place = if over { return None } else { taken.fetch_add(1, Ordering::Relaxed) };
         let seed = first.checked_add(place).filter(|seed| *seed <= last)?;
         Some((place, seed))
     };
@@ -151,6 +157,7 @@ pub fn sweep<S: Simulate>(
             scope.spawn(|| {
                 while let Some((place, seed)) = take() {
                     let outcome = play_seed(worlds, seed);
+                    failed.fetch_or(outcome.violation.is_some(), Ordering::Relaxed);
                     let progress = locked(&fold).add(place, outcome);
                     on_progress(progress);
                 }
@@ -214,12 +221,12 @@ impl Fold {
 
 /// Plays one plan. A panic in it is a violation like any other.
 pub fn play<S: Simulate>(worlds: &S, seed: u64, plan: &S::Plan, with_trace: bool) -> Outcome {
-    let outcome = caught(|| worlds.run(plan, with_trace));
+    let outcome = caught(true, || worlds.run(plan, with_trace));
     Outcome { seed, ..outcome.unwrap_or_else(|what| panicked(seed, what)) }
 }
 
 fn play_seed<S: Simulate>(worlds: &S, seed: u64) -> Outcome {
-    let outcome = caught(|| worlds.run(&worlds.plan(seed), false));
+    let outcome = caught(true, || worlds.run(&worlds.plan(seed), false));
     Outcome { seed, ..outcome.unwrap_or_else(|what| panicked(seed, what)) }
 }
 
@@ -238,27 +245,29 @@ fn panicked(seed: u64, what: String) -> Outcome {
 }
 
 thread_local! {
-    static CATCHING: Cell<bool> = const { Cell::new(false) };
+    /// Whether a panic will be caught here, and if so, whether it may be printed.
+    static CATCHING: Cell<Option<bool>> = const { Cell::new(None) };
     static CAUGHT: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
 /// What `work` returns, or the words and the place of its panic. The panic is not printed, unless
-/// `RUST_BACKTRACE` asks for more than that.
-fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+/// `RUST_BACKTRACE` asks for more than that, and `loud` allows it.
+pub(crate) fn caught<T>(loud: bool, work: impl FnOnce() -> T) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let usual = panic::take_hook();
         let backtrace = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
         panic::set_hook(Box::new(move |info| {
-            if CATCHING.get() {
+            let catching = CATCHING.get();
+            if catching.is_some() {
                 CAUGHT.replace(in_words(info));
             }
-            if backtrace || !CATCHING.get() {
+            if catching.is_none_or(|loud| loud && backtrace) {
                 usual(info);
             }
         }));
     });
-    let outer = CATCHING.replace(true);
+    let outer = CATCHING.replace(Some(loud));
     let result = panic::catch_unwind(AssertUnwindSafe(work));
     CATCHING.set(outer);
     result.map_err(|_| CAUGHT.take())
@@ -393,7 +402,7 @@ pub fn hunt(
 fn chase(mutant: &Mutant, worlds_max: u64, run: &dyn Fn(u64) -> Outcome) -> Verdict {
     let mutant = *mutant;
     for seed in 1..=worlds_max {
-        let outcome = caught(|| run(seed)).unwrap_or_else(|what| panicked(seed, what));
+        let outcome = caught(true, || run(seed)).unwrap_or_else(|what| panicked(seed, what));
         if let Some(violation) = outcome.violation {
             return Verdict { mutant, worlds: seed, caught: Some(Failure { seed, violation }) };
         }
@@ -506,9 +515,12 @@ mod tests {
         NonZeroUsize::new(count).unwrap()
     }
 
+    fn options(seeds: RangeInclusive<u64>, time: Option<Duration>, count: usize) -> Sweep {
+        Sweep { seeds, time, threads: threads(count), until_failure: false }
+    }
+
     fn swept(seeds: RangeInclusive<u64>, count: usize) -> Summary {
-        let options = Sweep { seeds, time: None, threads: threads(count) };
-        sweep(&Toy { replicas: 3 }, &options, &|_| ())
+        sweep(&Toy { replicas: 3 }, &options(seeds, None, count), &|_| ())
     }
 
     #[test]
@@ -529,6 +541,15 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_ends_a_sweep_that_is_to_end_with_it() {
+        for count in [1, 4] {
+            let options = Sweep { until_failure: true, ..options(1..=u64::MAX, None, count) };
+            let summary = sweep(&Toy { replicas: 3 }, &options, &|_| ());
+            assert_eq!(summary.failures[0].seed, 10);
+        }
+    }
+
+    #[test]
     fn a_panic_is_a_violation_of_its_seed() {
         let summary = swept(98..=101, 2);
         assert_eq!(summary.worlds, 4);
@@ -540,7 +561,7 @@ mod tests {
     #[test]
     fn with_a_time_seeds_follow_each_other_until_it_is_up() {
         let time = Some(Duration::from_millis(40));
-        let options = Sweep { seeds: 1_001..=1_001, time, threads: threads(3) };
+        let options = options(1_001..=1_001, time, 3);
         let seen = Mutex::new(Vec::new());
         let summary = sweep(&Toy { replicas: 3 }, &options, &|it| locked(&seen).push(it.worlds));
         assert!(summary.worlds >= 1);
@@ -556,8 +577,7 @@ mod tests {
     fn the_last_seed_of_all_is_the_last() {
         let time = Some(Duration::from_secs(600));
         let seeds = u64::MAX - 2..=u64::MAX;
-        let summary =
-            sweep(&Toy { replicas: 3 }, &Sweep { seeds, time, threads: threads(2) }, &|_| ());
+        let summary = sweep(&Toy { replicas: 3 }, &options(seeds, time, 2), &|_| ());
         assert_eq!(summary.worlds, 3);
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rejoin::driven::Surroundings;
-use rejoin::{Error, Kind, Path, ReplicaId, RowValue, Snapshot, SpaceId, Value, VersionVector};
+use rejoin::{Error, Path, ReplicaId, RowValue, Snapshot, SpaceId, Value, VersionVector};
 use rejoin_crdt::CommitHash;
 use rejoin_gossip::{
     ApplyError, CommitsAfter, DeviceId, Host, HostError, Run, StateSource, StateStage,
@@ -240,17 +240,6 @@ impl Host for OverheardHost {
 /// The head of a writer that a liar makes up.
 pub(crate) fn made_up_hash(random: [u8; 32]) -> CommitHash {
     CommitHash::from_bytes(random)
-}
-
-/// The kind of a row in the engine's words.
-#[allow(dead_code)]
-pub(crate) fn kind(kind: RowKind) -> Kind {
-    match kind {
-        RowKind::Register => Kind::Register,
-        RowKind::Counter => Kind::Counter,
-        RowKind::Flag => Kind::Flag,
-        RowKind::Element => Kind::Element,
-    }
 }
 
 fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -180,7 +180,7 @@ impl Workload {
             1..3 => self.random.within(1_000..=8_000) as usize,
             _ => self.random.within(8_000..=60_000) as usize,
         };
-        let bytes = (0..length).map(|at| (at as u64 * self.values >> 3) as u8).collect();
+        let bytes = (0..length).map(|at| ((at as u64 * self.values) >> 3) as u8).collect();
         vec![Wish::Put(key, Datum::Bytes(bytes))]
     }
 

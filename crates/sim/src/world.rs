@@ -197,7 +197,6 @@ impl<'a> World<'a> {
             log_end: (0, 0),
             closed_cleanly: false,
             dials: 0,
-            random,
         }
     }
 
@@ -401,10 +400,6 @@ impl<'a> World<'a> {
                 trace
             }),
         }
-    }
-
-    fn devices(&self) -> Vec<rejoin::DeviceId> {
-        self.nodes.iter().map(Node::device).collect()
     }
 
     /// The index of a space among those of the world.

@@ -84,6 +84,11 @@ impl MemoryHost {
         self.lock().failing = true;
     }
 
+    /// The disk works again.
+    pub(crate) fn heal(&self) {
+        self.lock().failing = false;
+    }
+
     /// One transaction.
     pub(crate) fn write(
         &self,

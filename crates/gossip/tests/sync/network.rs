@@ -210,8 +210,10 @@ impl Network {
             .map(|(id, _)| *id)
             .collect();
         for id in due {
-            self.ends.get_mut(&id).unwrap().session.handle_timeout(at_ms);
-            let again = self.ends[&id].session.poll_timeout();
+            // The other end may have closed the connection in this very moment.
+            let Some(end) = self.ends.get_mut(&id) else { continue };
+            end.session.handle_timeout(at_ms);
+            let again = end.session.poll_timeout();
             assert!(
                 again.is_none_or(|again_ms| again_ms > at_ms),
                 "a timeout that stays due spins"

@@ -155,13 +155,22 @@ fn a_disk_that_fails_stops_the_space_and_keeps_its_reasons_at_home() {
     network.run_until_quiescent();
     network.hosts[1].fail();
     network.hosts[0].increment(CART, "milk", 1);
-    network.run_until_quiescent();
+    network.run_until(network.now_ms + 10_000);
     let found = stops(&network);
     let here = StopReason::Storage("the disk is gone".to_owned());
     let there = StopReason::Storage("at the peer".to_owned());
     assert!(found.contains(&((1, 0), StoppedBy::Us, here)), "{found:?}");
     assert!(found.contains(&((0, 1), StoppedBy::Peer, there)), "{found:?}");
-    assert!(network.is_linked(0, 1));
+    assert!(network.is_linked(0, 1), "other spaces go on");
+
+    // Found by the simulator: without a new connection the space would stay stopped for as long as this one lasts.
+    network.hosts[1].heal();
+    network.run_until_quiescent();
+    assert!(network.closes.iter().any(|(_, reason)| *reason == CloseReason::Retry));
+    assert!(!network.is_linked(0, 1));
+    network.link(0, 1);
+    network.run_until_quiescent();
+    network.assert_converged(CART);
 }
 
 #[test]

@@ -761,6 +761,7 @@ fn measure() {
         report += &format!("{what}: {packets} packets in {took:?}, {rate:.0} a second\n");
     };
 
+    #[expect(clippy::disallowed_methods, reason = "it measures real time")]
     let began = std::time::Instant::now();
     let (mut world, near, _) = World::pair(1, &LinkConditions::default());
     let bytes = Bytes::from(vec![7; 50 << 20]);
@@ -769,6 +770,7 @@ fn measure() {
     assert_eq!(world.network.data_bytes_received(), 50 << 20);
     note("bulk", &world.network, began);
 
+    #[expect(clippy::disallowed_methods, reason = "it measures real time")]
     let began = std::time::Instant::now();
     let mut world = World::new(1, 20, reading_all());
     for from in 0..20 {
@@ -780,6 +782,7 @@ fn measure() {
     assert_eq!(world.open.len(), 380);
     note("20 nodes, idle for a minute", &world.network, began);
 
+    #[expect(clippy::disallowed_methods, reason = "it measures real time")]
     let began = std::time::Instant::now();
     let mut world = World::new(1, 10, reading_all());
     let conditions = LinkConditions { loss: 0.02, reorder: 0.02, ..lossless_far() };

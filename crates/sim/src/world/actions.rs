@@ -138,7 +138,8 @@ impl World<'_> {
             let unknown = if certain { 0 } else { UNKNOWN_TRANSACTIONS_MAX };
             for sequence in old.1 + 1..=new.1 + unknown {
                 let dot = DotName { writer: new.0, sequence };
-                let (past, wishes) = (old.2.clone(), Vec::new());
+                let (mut past, wishes) = (old.2.clone(), Vec::new());
+                past.0.insert(new.0, sequence - 1);
                 let transaction = Transaction { dot, past, wall_time_ms: 0, wishes };
                 let outcome = match certain && sequence <= new.1 {
                     true => WriteOutcome::Acknowledged { durable: self.nodes[node].durable_writes },

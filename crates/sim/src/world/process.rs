@@ -130,7 +130,7 @@ impl World<'_> {
         }
         let replica = process.engine.replica();
         let writer = side::writer(replica.replica_id());
-        let report = replica.open_report().clone();
+        let report = *replica.open_report();
         if self.space_ids.is_empty() {
             self.space_ids = process.spaces.iter().map(|space| space.id).collect();
         }
@@ -158,7 +158,15 @@ impl World<'_> {
         self.nodes[node].process = Some(process);
         self.note(node, Mark::Up, || match fresh {
             true => "starts for the first time".to_owned(),
-            false => format!("starts; {} commits applied again", report.replayed_commits),
+            false => match report.torn_tail {
+                None => format!("starts; {} commits applied again", report.replayed_commits),
+                Some(tail) => format!(
+                    "starts; {} commits applied again, {} torn bytes cut off at {}",
+                    report.replayed_commits,
+                    tail.bytes,
+                    tail.position.get()
+                ),
+            },
         });
         self.observe(node, &Observation::Opened { writer, versions: &versions, fresh })?;
         if clean {
@@ -185,7 +193,7 @@ impl World<'_> {
         machine.harmed && machine.founded && cut_at.is_some_and(|at| at >= machine.log_end.1)
     }
 
-    /// Notes where the log ends.
+    /// Notes where the log ends, right after it was synced.
     fn note_log_end(&mut self, node: NodeIndex) {
         let Some(process) = &self.nodes[node].process else { return };
         let snapshots = process.spaces.iter().filter_map(|handle| handle.space.read().ok());
@@ -252,8 +260,8 @@ impl World<'_> {
         }
         let held: usize = process
             .links
-            .iter()
-            .map(|(connection, _)| {
+            .keys()
+            .map(|connection| {
                 let end = crate::network::End { connection: *connection, node };
                 self.network.buffered(end) + self.network.unread(end)
             })
@@ -275,11 +283,14 @@ impl World<'_> {
         if self.nodes[node].disk.is_dead() {
             return self.die(node, Death::PowerCut);
         }
-        self.note_log_end(node);
         self.report_passed(node)?;
         self.report_watched(node)?;
         let Some(process) = &mut self.nodes[node].process else { return Ok(()) };
         let news = process.side.take_durable();
+        if !news.is_empty() {
+            self.note_log_end(node);
+        }
+        let Some(process) = &mut self.nodes[node].process else { return Ok(()) };
         let spaces_changed = process.side.take_spaces_changed();
         for link in process.links.values_mut() {
             if spaces_changed {

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use rejoin_gossip::wire::{ControlMessage, FrameReader, Incoming, Lane, SpaceMessage};
 use rejoin_gossip::{
     CloseReason, Config, Event as SessionEvent, HostResponse, LocalFacts, Output, Session,
@@ -56,7 +55,7 @@ impl World<'_> {
             NetworkEvent::Connected { end, peer } => self.connected(end, peer, true),
             NetworkEvent::Incoming { end, peer } => self.connected(end, peer, false),
             NetworkEvent::Received { end, lane, bytes, sent_ms } => {
-                self.received(end, lane, bytes, sent_ms)
+                self.received(end, lane, &bytes, sent_ms)
             }
             NetworkEvent::Closed { end, peer, why } => {
                 self.hasher.update(b"closed");
@@ -139,7 +138,7 @@ impl World<'_> {
         &mut self,
         end: End,
         lane: Lane,
-        bytes: Bytes,
+        bytes: &[u8],
         sent_ms: u64,
     ) -> Result<(), Violation> {
         let (node, now_ms) = (end.node, self.now_ms);
@@ -152,7 +151,7 @@ impl World<'_> {
         let from = link.peer;
         let floods = self.nodes[from].lies.contains(&Class::Flooding);
         let Some(link) = self.link(node, end.connection) else { return Ok(()) };
-        let taken = Self::feed(link, lane, &bytes, (sent_ms, now_ms), floods);
+        let taken = Self::feed(link, lane, bytes, (sent_ms, now_ms), floods);
         self.hasher.update(&now_ms.to_le_bytes());
         self.hasher.update(&[node as u8, from as u8]);
         if self.trace.is_some() {

@@ -72,7 +72,7 @@ pub(crate) fn recover(
         // What is zero to the end was reserved, and never written to.
         let torn = without_zeros(&bytes[verified..]);
         if !torn.is_empty() {
-            if synced_later(&framing, next, torn) && !planted::is(Bug::DamageCutOff) {
+            if synced_later(&framing, next, &bytes[verified..]) && !planted::is(Bug::DamageCutOff) {
                 return Err(segment.damaged(next, "a record does not verify, and later ones do"));
             }
             segment.cut(next)?;
@@ -241,8 +241,10 @@ fn without_zeros(bytes: &[u8]) -> &[u8] {
 
 /// Whether `bytes`, which lie at `position`, where no record verifies, hold one of a batch that was
 /// written later than that: then what was at the position had been durable.
+///
+/// Zeros at the end may belong to a record, but none begins with them.
 fn synced_later(framing: &Framing, position: Lsn, bytes: &[u8]) -> bool {
-    let mut behind = (1..bytes.len()).map(|at| (position.after(at), &bytes[at..]));
+    let mut behind = (1..without_zeros(bytes).len()).map(|at| (position.after(at), &bytes[at..]));
     behind.any(|(lsn, bytes)| {
         let record = framing.verify(lsn, bytes);
         record.is_some_and(|record| lsn.0.saturating_sub(record.batch_distance.into()) > position.0)

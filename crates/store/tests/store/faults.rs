@@ -136,8 +136,9 @@ fn a_store_whose_rows_could_not_be_read_takes_no_writes_until_it_is_opened_again
         put(&store, space, &format!("row {number}"), number);
     }
     store.close().unwrap();
-    // Nothing of the tree is in its cache.
-    let store = open(&backend, 1);
+    // Not all of the tree fits into its cache.
+    let options = StoreOptions { tree_cache_bytes: 0, ..StoreOptions::default() };
+    let (store, _) = try_open(&backend, 1, options).unwrap();
     backend.fail_after(Some(0));
     let read = store.snapshot(space).unwrap().row(&key("row 7", Kind::Register));
     assert!(matches!(read, Err(StoreError::Io { .. })), "{read:?}");

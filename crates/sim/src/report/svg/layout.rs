@@ -12,13 +12,37 @@ pub(super) struct Scale {
     pub(super) width: f64,
     /// When the picture ends.
     pub(super) end_ms: u64,
+    /// A long time in which nothing happens, from when and until when, that is drawn as if it were short.
+    pub(super) leap: Option<(u64, u64)>,
 }
+
+/// What part of the picture a leap takes.
+const LEAP_SHARE: f64 = 0.04;
 
 impl Scale {
     /// Where a time is. Times after the end are at the end.
     pub(super) fn x(&self, ms: u64) -> f64 {
         let end = self.end_ms.max(1);
-        self.left + self.width * (ms.min(end) as f64 / end as f64)
+        let ms = ms.min(end);
+        let share = match self.leap {
+            None => ms as f64 / end as f64,
+            Some((from_ms, until_ms)) => {
+                let drawn_ms = (end - (until_ms - from_ms)).max(1) as f64;
+                let leapt = match ms {
+                    _ if ms <= from_ms => 0.0,
+                    _ if ms < until_ms => (ms - from_ms) as f64 / (until_ms - from_ms) as f64,
+                    _ => 1.0,
+                };
+                let passed_ms = ms.min(from_ms) + ms.saturating_sub(until_ms);
+                (1.0 - LEAP_SHARE) * passed_ms as f64 / drawn_ms + LEAP_SHARE * leapt
+            }
+        };
+        self.left + self.width * share
+    }
+
+    /// How much of the time is drawn at its length, in milliseconds.
+    fn drawn_ms(&self) -> u64 {
+        self.end_ms - self.leap.map_or(0, |(from_ms, until_ms)| until_ms - from_ms)
     }
 
     /// Where the picture ends.
@@ -28,7 +52,7 @@ impl Scale {
 
     /// Times to be named below the picture: round ones, and at least 90 pixels apart.
     pub(super) fn ticks(&self) -> Vec<u64> {
-        let apart = 90.0 / self.width * self.end_ms as f64;
+        let apart = 90.0 / self.width * self.drawn_ms() as f64;
         let mut step: u64 = 1;
         let mut factors = [2, 5, 10].iter().cycle();
         let mut unit: u64 = 1;
@@ -39,7 +63,12 @@ impl Scale {
                 unit = step;
             }
         }
-        (0..=self.end_ms / step).map(|count| count * step).collect()
+        let Some((from_ms, until_ms)) = self.leap else {
+            return (0..=self.end_ms / step).map(|count| count * step).collect();
+        };
+        let before = (0..=from_ms / step).map(|count| count * step);
+        let behind = (until_ms.div_ceil(step)..=self.end_ms / step).map(|count| count * step);
+        before.chain(behind).collect()
     }
 }
 
@@ -161,7 +190,7 @@ mod tests {
 
     #[test]
     fn ticks_are_round_and_apart() {
-        let ticks = |end_ms, width| Scale { left: 100.0, width, end_ms }.ticks();
+        let ticks = |end_ms, width| Scale { left: 100.0, width, end_ms, leap: None }.ticks();
         assert_eq!(ticks(10_000, 1_000.0), (0..=10).map(|it| it * 1_000).collect::<Vec<_>>());
         assert_eq!(ticks(10_000, 600.0), [0, 2_000, 4_000, 6_000, 8_000, 10_000]);
         assert_eq!(ticks(1, 1_000.0), [0, 1]);

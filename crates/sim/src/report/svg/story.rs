@@ -155,8 +155,25 @@ impl<'a> Story<'a> {
             left: 24.0 + longest.min(150.0) * 1.1,
             width: (drawn as f64 * 22.0 / rows).clamp(1_000.0, 3_000.0).round(),
             // A little room after the last of it.
-            end_ms: self.end_ms.saturating_add(self.end_ms / 60).max(1),
+            end_ms: self.end_ms.saturating_add(self.shown_ms() / 60).max(1),
+            leap: self.leap(),
         }
+    }
+
+    /// How much time there is beside the leap, in milliseconds.
+    fn shown_ms(&self) -> u64 {
+        self.end_ms - self.leap().map_or(0, |(from_ms, until_ms)| until_ms - from_ms)
+    }
+
+    /// The longest time in which nothing happens, if it is longer than all the rest.
+    fn leap(&self) -> Option<(u64, u64)> {
+        let spots = self.spots.iter().flat_map(|(_, spots)| spots.iter().map(|spot| spot.ms));
+        let world = self.world.iter().map(|(ms, _)| *ms);
+        let mut times: Vec<u64> = spots.chain(world).chain([0, self.end_ms]).collect();
+        times.sort_unstable();
+        let gaps = times.windows(2).map(|pair| (pair[0], pair[1]));
+        let longest = gaps.max_by_key(|(from_ms, until_ms)| until_ms - from_ms)?;
+        (longest.1 - longest.0 > self.end_ms / 2).then_some(longest)
     }
 
     /// How far two replicas' lines are apart.

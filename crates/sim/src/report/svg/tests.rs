@@ -234,6 +234,6 @@ fn shades_tell_how_much_is_cut() {
     let events = vec![link(0, 1, 200), link(1, 0, 400), link(1, 0, 400)];
     let trace = Trace { nodes, events };
     let story = Story::new(&trace, None);
-    let scale = Scale { left: 0.0, width: 1_000.0, end_ms: 1_000 };
+    let scale = Scale { left: 0.0, width: 1_000.0, end_ms: 1_000, leap: None };
     assert_eq!(cut_shares(&story, &scale), [(200.0, 400.0, 0.5), (400.0, 602.0, 1.0)]);
 }
