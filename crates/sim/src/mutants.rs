@@ -76,6 +76,7 @@ pub fn worlds(needs: &[Need]) -> Worlds {
                 options.buffer_bytes = Some(64 << 10);
             }
             Need::FailedReads | Need::BitRot => options.tree_cache_bytes = Some(0),
+            Need::WholeLogs => options.never = vec![Class::Truncation, Class::Absence],
             Need::Trees => options.work = Some(Use::Trees),
             Need::SameRows => {
                 options.work = Some(Use::HotKeys);
@@ -149,6 +150,8 @@ pub enum Need {
     Checkpoints,
     /// Logs that are dropped while a peer still lacks some of it: then states are transferred.
     StateTransfers,
+    /// Logs that nobody drops, so that no states are transferred.
+    WholeLogs,
     /// Replicas that acknowledge before it is durable.
     Eventual,
     /// Clocks that are seconds apart.
@@ -231,7 +234,7 @@ pub const PLANTED: &[Planted] = &[
             what: "Rows on disk keep the low 6 bits of the sequence numbers of their dots.",
             intended: Checker::Agreement,
         },
-        needs: &[Need::Checkpoints, Need::LongHistories],
+        needs: &[Need::Checkpoints, Need::LongHistories, Need::WholeLogs],
     },
     Planted {
         bug: Bug::ClockBeatsCause,
@@ -369,7 +372,7 @@ pub const PLANTED: &[Planted] = &[
             name: "join-forgets-ours",
             failure_line: 17,
             what: "A state join takes for removed what the other side has never seen.",
-            intended: Checker::Atomicity,
+            intended: Checker::Oracle,
         },
         needs: &[Need::StateTransfers],
     },
