@@ -232,7 +232,7 @@ pub const PLANTED: &[Planted] = &[
             name: "sequence-narrowed",
             failure_line: 8,
             what: "Rows on disk keep the low 6 bits of the sequence numbers of their dots.",
-            intended: Checker::Agreement,
+            intended: Checker::Resurrection,
         },
         needs: &[Need::Checkpoints, Need::LongHistories, Need::WholeLogs],
     },

@@ -211,8 +211,19 @@ impl Host for OverheardHost {
     }
 
     fn apply(&self, space: SpaceId, runs: &[Run]) -> Result<Arc<VersionVector>, ApplyError> {
+        let before = self.inner.durable_version(space);
         let applied = self.inner.apply(space, runs)?;
-        self.note(space, runs, false);
+        // What was known before is passed over, whatever it says.
+        let mut new = runs.to_vec();
+        for run in &mut new {
+            let known = before.as_ref().map_or(0, |version| version.sequence(run.replica));
+            let passed =
+                (known + 1).saturating_sub(run.first_sequence).min(run.bodies.len() as u64);
+            run.first_sequence += passed;
+            run.bodies.drain(..passed as usize);
+        }
+        new.retain(|run| !run.bodies.is_empty());
+        self.note(space, &new, false);
         Ok(applied)
     }
 

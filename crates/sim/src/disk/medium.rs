@@ -33,6 +33,8 @@ struct File {
     unsynced: Vec<Change>,
     /// Whether the cache shows what the disk will never have, since a sync failed.
     diverged: bool,
+    /// Where the last write begins that this process has synced, but for zeros.
+    last_write: u64,
     /// How many handles are open. A file without a name lives as long as one is.
     handles: u32,
 }
@@ -171,6 +173,11 @@ impl Medium {
     pub(super) fn sync(&mut self, id: FileId) {
         let file = self.file(id);
         let changes = std::mem::take(&mut file.unsynced);
+        for change in &changes {
+            if let What::Write(offset, Data::Bytes(_)) = change.what {
+                file.last_write = offset;
+            }
+        }
         let pages_will_do =
             !file.diverged && changes.iter().all(|change| matches!(change.what, What::Write(..)));
         for change in changes {
@@ -213,7 +220,10 @@ impl Medium {
 
     /// Ends all handles; what they wrote stays in the cache.
     pub(super) fn end_process(&mut self) {
-        self.files.values_mut().for_each(|file| file.handles = 0);
+        for file in self.files.values_mut() {
+            file.handles = 0;
+            file.last_write = 0;
+        }
         let ids: Vec<FileId> = self.files.keys().copied().collect();
         ids.into_iter().for_each(|id| self.drop_if_forgotten(id));
     }
@@ -302,7 +312,10 @@ impl Medium {
                     What::SetLen(_) => true,
                 })
             };
-            let numbers = file.durable.page_numbers().filter(|page| !is_unsynced(*page));
+            // What rots at the end of a log cannot be told from what a cut of power has torn.
+            let end = if name.ends_with(".log") { file.last_write } else { u64::MAX };
+            let numbers = file.durable.page_numbers();
+            let numbers = numbers.filter(|page| *page * PAGE_BYTES < end && !is_unsynced(*page));
             pages.extend(numbers.map(|page| (name.clone(), id, page)));
         }
         // There is little log and much tree: both are to rot.
@@ -314,9 +327,11 @@ impl Medium {
         });
         let pages = if some.is_empty() { pages } else { some };
         let (name, id, page) = random.pick(&pages)?;
+        let log = name.ends_with(".log");
         let file = self.files.get_mut(id)?;
         let count = random.within(1..=8) << random.below(5);
-        let bytes = PAGE_BYTES.min(file.durable.len().saturating_sub(page * PAGE_BYTES));
+        let end = if log { file.last_write } else { file.durable.len() };
+        let bytes = PAGE_BYTES.min(end.saturating_sub(page * PAGE_BYTES));
         if bytes == 0 {
             return None;
         }
