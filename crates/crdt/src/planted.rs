@@ -82,8 +82,6 @@ pub enum Bug {
     LengthBelieved,
     /// A commit ends at a removal of a row that is gone already (33).
     RemovalEndsCommit,
-    /// What a commit did before it failed is left in place (33).
-    RollbackForgotten,
 
     // Storage and upgrade
     /// The tree's file is never synced, although the log behind it is dropped (34).
@@ -148,7 +146,6 @@ impl Bug {
         Bug::OffersUnbounded,
         Bug::LengthBelieved,
         Bug::RemovalEndsCommit,
-        Bug::RollbackForgotten,
         Bug::TreeNotSynced,
         Bug::SegmentEntryNotSynced,
         Bug::SyncRetried,

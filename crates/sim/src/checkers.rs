@@ -460,8 +460,9 @@ impl Checkers {
         self.atomicity.read(ledger, space, cut, rows)?;
         let sight = self.oracle.space(space).look(ledger, space, node, cut, rows);
         self.resurrection.read(node, &sight)?;
-        self.agreement.read(at_ms, node, space, cut, bytes)?;
-        oracle::read(&sight)
+        // Agreement is for what cannot be read off the values.
+        oracle::read(&sight)?;
+        self.agreement.read(at_ms, node, space, cut, bytes)
     }
 }
 

@@ -45,7 +45,7 @@ pub struct Mutants {
     /// All of them.
     pub list: &'static [Mutant],
     /// Plays the world of a seed with the mutant at this place of the list, as [`runner::hunt`] demands.
-    pub run: fn(mutant: usize, seed: u64) -> Outcome,
+    pub run: fn(mutant: usize, seed: u64, with_trace: bool) -> Outcome,
 }
 
 /// A deterministic simulator for rejoin: worlds of replicas whose networks, disks, clocks and processes
@@ -135,6 +135,9 @@ struct Hunt {
     /// How many worlds a mutant has to live through to count as a survivor.
     #[arg(long, value_name = "N", default_value_t = MUTANT_WORLDS)]
     worlds: u64,
+    /// Run only the mutants with this in their name, and tell the story of the world each was caught in.
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
     /// How many mutants to run at once. Without it: as many as there are cores.
     #[arg(long, value_name = "T")]
     threads: Option<NonZeroUsize>,
@@ -472,10 +475,15 @@ impl Hunt {
             let message = "this build has no mutants; build it with --features mutants";
             Trouble::Usage(message.to_owned())
         })?;
-        let bar = ProgressBar::new(mutants.list.len() as u64);
+        let wanted = |name: &str| self.only.as_ref().is_none_or(|only| name.contains(only));
+        let places: Vec<usize> =
+            (0..mutants.list.len()).filter(|at| wanted(mutants.list[*at].name)).collect();
+        let list: Vec<Mutant> = places.iter().map(|at| mutants.list[*at]).collect();
+        let run = |place: usize, seed: u64| (mutants.run)(places[place], seed, false);
+        let bar = ProgressBar::new(list.len() as u64);
         let bar = styled(bar, "{bar:40} {pos}/{len} mutants, last: {msg}");
         let threads = cores(self.threads);
-        let verdicts = runner::hunt(mutants.list, self.worlds, threads, &mutants.run, &|verdict| {
+        let verdicts = runner::hunt(&list, self.worlds, threads, &run, &|verdict| {
             bar.set_message(verdict.mutant.name);
             bar.inc(1);
         });
@@ -486,6 +494,11 @@ impl Hunt {
             }
             json_line(out, &HuntJson::new(&verdicts))?;
         } else {
+            for (place, verdict) in verdicts.iter().enumerate() {
+                if let (Some(_), Some(Failure { seed, .. })) = (&self.only, &verdict.caught) {
+                    tell(&(mutants.run)(places[place], *seed, true), false, None, out)?;
+                }
+            }
             write!(out, "{}", hunt_text(&verdicts))?;
         }
         Ok(verdicts.iter().all(|verdict| verdict.caught.is_some()))
@@ -629,9 +642,9 @@ mod tests {
         }
     }
 
-    fn run_mutant(mutant: usize, seed: u64) -> Outcome {
+    fn run_mutant(mutant: usize, seed: u64, with_trace: bool) -> Outcome {
         let toy = Toy { replicas: 2 };
-        toy.run(&toy.plan(if mutant == 0 { seed } else { seed * 10 + 1 }), false)
+        toy.run(&toy.plan(if mutant == 0 { seed } else { seed * 10 + 1 }), with_trace)
     }
 
     fn sample(images: u64, first_seed: u64, _threads: NonZeroUsize) -> CrashSample {
@@ -826,6 +839,8 @@ Seed 10: oracle at 800 ms, replica 1: read 1 & not 2
         assert_eq!((&two["mutant"], &two["caught"]), (&"two".into(), &Value::Null));
         assert_eq!((&counts["mutants"], &counts["killed"]), (&2.into(), &1.into()));
         assert_eq!(counts["survivors"][0], "two");
+        let (_, out, _) = called("mutants --worlds 30 --only on");
+        assert!(out.contains("FAILED: oracle") && !out.contains("two"), "{out}");
     }
 
     #[test]

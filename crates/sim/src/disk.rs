@@ -7,7 +7,7 @@
 //! Not modelled is a disk that acknowledges a sync and forgets what it synced: no store survives that without
 //! its peers. [`SimDisk::restore`] is the coarse form of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -79,6 +79,9 @@ pub(crate) struct Moment {
     medium: Medium,
 }
 
+/// How many pages count as read last.
+const READ_LAST_MAX: usize = 64;
+
 #[derive(Debug)]
 struct State {
     random: Random,
@@ -91,6 +94,8 @@ struct State {
     operations: u64,
     death: Option<(u64, Death)>,
     misdirect_next: bool,
+    /// The pages that were read last.
+    read_last: VecDeque<(FileId, u64)>,
     /// A hash of all that was asked.
     asked: blake3::Hasher,
     counts: BTreeMap<&'static str, u64>,
@@ -128,6 +133,7 @@ impl SimDisk {
             operations: 0,
             death: None,
             misdirect_next: false,
+            read_last: VecDeque::new(),
             asked: blake3::Hasher::new(),
             counts: BTreeMap::new(),
             damage: Vec::new(),
@@ -421,7 +427,7 @@ impl State {
     }
 
     fn rot(&mut self) -> Option<String> {
-        let place = self.medium.rot(&mut self.random)?;
+        let place = self.medium.rot(&mut self.random, &self.read_last)?;
         self.count("disk: bit rot");
         self.damage.push((Damage::BitRot, place.clone()));
         Some(place)
@@ -512,6 +518,10 @@ impl State {
             self.count("disk: failed read");
             return Err(io::Error::other("the disk failed to read"));
         }
+        if self.read_last.len() == READ_LAST_MAX {
+            self.read_last.pop_front();
+        }
+        self.read_last.push_back((at.id, offset / PAGE_BYTES));
         if self.medium.content(at.id).read(offset, out) {
             Ok(())
         } else {

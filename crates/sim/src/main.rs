@@ -6,14 +6,19 @@ use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use rejoin_sim::app::Worlds;
-use rejoin_sim::cli::{self, Parts};
+use rejoin_sim::cli::{self, Mutants, Parts};
 use rejoin_sim::crash;
 use rejoin_sim::history::{Checker, Violation};
 use rejoin_sim::plan::PlanOptions;
 use rejoin_sim::runner::{CrashSample, Failure};
 
+#[cfg(feature = "mutants")]
+const MUTANTS: Option<Mutants> = Some(rejoin_sim::mutants::MUTANTS);
+#[cfg(not(feature = "mutants"))]
+const MUTANTS: Option<Mutants> = None;
+
 fn main() -> ExitCode {
-    let parts: Parts<Worlds> = Parts { worlds, mutants: None, crash: Some(crash_images) };
+    let parts: Parts<Worlds> = Parts { worlds, mutants: MUTANTS, crash: Some(crash_images) };
     let (mut out, mut err) = (io::stdout().lock(), io::stderr());
     ExitCode::from(cli::main(std::env::args_os(), &parts, &mut out, &mut err))
 }

@@ -122,6 +122,8 @@ pub(crate) struct PeerState {
     pub(crate) dialling: bool,
     /// Whether it is to be kept connected.
     pub(crate) wanted: bool,
+    /// When the dial that was planned last is due.
+    pub(crate) next_dial_ms: u64,
 }
 
 /// One connection of a process, and the session over it.
@@ -141,6 +143,18 @@ pub(crate) struct Link {
     pub(crate) timer_at_ms: Option<u64>,
     /// A liar's link that is served by the twin.
     pub(crate) twin: bool,
+    pub(crate) overheard: Overheard,
+}
+
+/// What was seen to pass between a session and its surroundings.
+#[derive(Debug, Default)]
+pub(crate) struct Overheard {
+    /// Spaces that the peer has offered.
+    pub(crate) offered: BTreeSet<SpaceId>,
+    /// Frames with rows that a flooder has sent, and the session has not handed on to storage.
+    pub(crate) rows_waiting: u64,
+    /// Spaces that are no longer synced because their histories differ.
+    pub(crate) forked: BTreeSet<usize>,
 }
 
 impl Node {

@@ -46,6 +46,10 @@ pub enum Class {
     FalseVersion,
     Bomb,
     FarFuture,
+    LongOutage,
+    Forgery,
+    Flooding,
+    BrokenFrames,
 }
 
 use Class as C;
@@ -90,10 +94,31 @@ const DEFAULT: [(Class, f64); 36] = [
     (C::FarFuture, 0.08),
 ];
 
+/// Classes that came later, and draw from streams of their own: what worlds drew before stays as it was.
+const LATER: [(Class, f64); 4] =
+    [(C::LongOutage, 0.04), (C::Forgery, 0.06), (C::Flooding, 0.06), (C::BrokenFrames, 0.06)];
+
+/// The most replicas in one, unless it is asked for.
+const LONG_REPLICAS_MAX: usize = 9;
+
+/// How likely a transaction carries witnesses, in most worlds.
+const WITNESSED: f64 = 0.4;
+
+/// How likely a world is one of long histories.
+const LONG: f64 = 0.06;
+
 impl Class {
     /// The classes that come with a peer that lies.
-    pub const LIES: [Class; 5] =
-        [C::Equivocation, C::Withholding, C::FalseVersion, C::Bomb, C::FarFuture];
+    pub const LIES: [Class; 8] = [
+        C::Equivocation,
+        C::Withholding,
+        C::FalseVersion,
+        C::Bomb,
+        C::FarFuture,
+        C::Forgery,
+        C::Flooding,
+        C::BrokenFrames,
+    ];
 
     /// Its name in reports.
     pub fn name(self) -> &'static str {
@@ -136,6 +161,10 @@ impl Class {
             C::FalseVersion => "liar: false version",
             C::Bomb => "liar: bomb",
             C::FarFuture => "liar: far future",
+            C::LongOutage => "net: cut off for a minute",
+            C::Forgery => "liar: forged commits",
+            C::Flooding => "liar: flood",
+            C::BrokenFrames => "liar: broken frames",
         }
     }
 }
@@ -195,6 +224,8 @@ pub struct StoreShape {
     pub reserve_bytes: usize,
     /// The size of the row buffer at which a checkpoint is due, in bytes.
     pub buffer_bytes: usize,
+    /// The size of the tree's cache, in bytes: what does not fit is read from the disk again.
+    pub tree_cache_bytes: usize,
     /// How many checkpoints a snapshot outlives.
     pub snapshot_checkpoints_max: usize,
     /// How likely a replica acknowledges before the disk has it.
@@ -218,6 +249,10 @@ pub struct Plan {
     pub spaces: usize,
     /// What the replicas are used for.
     pub work: Use,
+    /// The share of the transactions that carry witnesses of their own.
+    pub witnessed: f64,
+    /// The share of the transactions that one replica makes, beside its part of the others.
+    pub busiest: f64,
     /// Whom replicas are connected with.
     pub topology: Topology,
     /// The mean latency of links, in milliseconds.
@@ -240,7 +275,22 @@ pub struct PlanOptions {
     pub never: Vec<Class>,
     /// What the replicas are used for; drawn by default.
     pub work: Option<Use>,
+    /// Whether histories are long: hundreds of transactions, most of them by one replica.
+    pub long: bool,
+    /// How many transactions the workload makes; drawn by default.
+    pub actions: Option<u32>,
+    /// Whether all that is written are the rows of the workload, with no witnesses beside them.
+    pub unwitnessed: bool,
+    /// The size of the row buffer at which a checkpoint is due, in bytes; drawn by default.
+    pub buffer_bytes: Option<usize>,
+    /// The size of a log segment, in bytes; drawn by default.
+    pub segment_bytes: Option<u64>,
+    /// The size of the tree's cache, in bytes; drawn by default.
+    pub tree_cache_bytes: Option<usize>,
 }
+
+/// How long a long outage is, in milliseconds: long enough to give up, for who ever does.
+pub(crate) const OUTAGE_MS: u64 = 90_000;
 
 /// The smallest and the largest number of replicas in a world, unless another is asked for.
 const REPLICAS: (usize, usize) = (3, 20);
@@ -274,10 +324,11 @@ impl Plan {
             true => Topology::Everybody,
             false => Topology::RandomPeers(random.within(1..=3) as usize),
         };
-        let store = StoreShape {
+        let mut store = StoreShape {
             segment_bytes: random.within(1..=16) << 11,
             reserve_bytes: (random.below(3) << 12) as usize,
             buffer_bytes: 4 << 10 << random.below(5),
+            tree_cache_bytes: 1 << 20,
             snapshot_checkpoints_max: random.within(2..=16) as usize,
             eventual: if random.chance(0.3) { 0.5 } else { 0.0 },
         };
@@ -294,14 +345,46 @@ impl Plan {
                 faults.insert(class, rate(class, replicas, &mut random.fork(class.name())));
             }
         }
+        for (class, likely) in LATER {
+            let mut random = Random::labelled(seed, &format!("plan {}", class.name()));
+            let on = random.chance(likely) || options.always.contains(&class);
+            if on && !options.never.contains(&class) {
+                faults.insert(class, rate(class, replicas, &mut random));
+            }
+        }
+        let mut actions = random.within(40..=160) as u32;
+        let mut troubled_ms = random.within(6..=24) * 1_000;
+        let mut later = Random::labelled(seed, "plan, later");
+        if later.chance(0.3) {
+            store.tree_cache_bytes = 0;
+        }
+        store.buffer_bytes = options.buffer_bytes.unwrap_or(store.buffer_bytes);
+        store.segment_bytes = options.segment_bytes.unwrap_or(store.segment_bytes);
+        store.tree_cache_bytes = options.tree_cache_bytes.unwrap_or(store.tree_cache_bytes);
+        let witnessed = if options.unwitnessed || later.chance(0.05) { 0.0 } else { WITNESSED };
+        if witnessed == 0.0 {
+            // What is not durable at once would have to be witnessed.
+            store.eventual = 0.0;
+        }
+        // What many replicas write so much of takes too long to watch.
+        let long = later.chance(LONG) && replicas <= LONG_REPLICAS_MAX || options.long;
+        if long {
+            actions = later.within(300..=500) as u32;
+        }
+        actions = options.actions.unwrap_or(actions);
+        if faults.contains_key(&Class::LongOutage) {
+            troubled_ms += OUTAGE_MS;
+        }
         Plan {
             seed,
             replicas,
-            actions: random.within(40..=160) as u32,
-            troubled_ms: random.within(6..=24) * 1_000,
+            actions,
+            troubled_ms,
             round_ms: 5_000,
             spaces,
             work,
+            witnessed,
+            busiest: if long { 0.7 } else { 0.0 },
             topology,
             latency_ms: 1 << random.below(8),
             store,
@@ -365,6 +448,7 @@ impl Plan {
         propose(&|plan| plan.actions = plan.actions * 3 / 4);
         propose(&|plan| plan.topology = Topology::Everybody);
         propose(&|plan| plan.store.eventual = 0.0);
+        propose(&|plan| plan.busiest = 0.0);
         propose(&|plan| plan.latency_ms = 1);
         plans
     }
@@ -412,7 +496,7 @@ fn rate(class: Class, replicas: usize, random: &mut Random) -> f64 {
         C::NetworkCorruption => 0.1 * share,
         C::RateLimit | C::SmallMtu | C::OtherVersion | C::ClockSkew | C::ClockDrift => 0.5 * share,
         C::FailedSync | C::FailedWrite => 0.01 * share,
-        C::FailedRead => 0.005 * share,
+        C::FailedRead => 0.02 * share,
         C::SlowDisk => 0.05 * share,
         C::Partition | C::OneWayCut | C::AddressChange => (4.0 * share).max(1.0),
         C::Flapping | C::SlowReader | C::Pause => (each * share).max(1.0),
@@ -420,7 +504,8 @@ fn rate(class: Class, replicas: usize, random: &mut Random) -> f64 {
         C::OutOfMemory | C::ClockJump | C::ClockFrozen => (3.0 * share).max(1.0),
         C::BitRot | C::MisdirectedWrite | C::FullDisk => (2.0 * share).max(1.0),
         C::Truncation => (2.0 * each * share).max(1.0),
-        C::Absence | C::Rollback | C::Clone => 1.0,
+        C::Absence | C::Rollback | C::Clone | C::LongOutage => 1.0,
+        C::Forgery | C::Flooding | C::BrokenFrames => (8.0 * share).max(2.0),
         C::Equivocation | C::Withholding | C::FalseVersion | C::Bomb | C::FarFuture => {
             (3.0 * share).max(1.0)
         }

@@ -340,7 +340,7 @@ pub fn shrink<S: Simulate>(
 }
 
 /// A bug planted on purpose.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mutant {
     /// Its name.
     pub name: &'static str,
@@ -400,7 +400,7 @@ pub fn hunt(
 }
 
 fn chase(mutant: &Mutant, worlds_max: u64, run: &dyn Fn(u64) -> Outcome) -> Verdict {
-    let mutant = mutant.clone();
+    let mutant = *mutant;
     for seed in 1..=worlds_max {
         let outcome = caught(true, || run(seed)).unwrap_or_else(|what| panicked(seed, what));
         if let Some(violation) = outcome.violation {

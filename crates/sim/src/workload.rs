@@ -5,16 +5,15 @@ use crate::plan::{Plan, Use};
 use crate::random::Random;
 
 /// A set to which a transaction adds its name, together with another: whoever sees one addition must see both.
-const WITNESS_SETS: [&str; 2] = ["~a", "~b"];
-
-/// How likely a transaction carries witnesses.
-const WITNESSED: f64 = 0.3;
+/// One sorts before all other keys and one behind them, as a commit has its changes: half of it has one of them.
+const WITNESS_SETS: [&str; 2] = ["!a", "~b"];
 
 /// Draws what the replicas of one world write.
 #[derive(Debug)]
 pub(crate) struct Workload {
     work: Use,
     spaces: usize,
+    witnessed: f64,
     random: Random,
     /// How many values were made so far, so that no two are alike.
     values: u64,
@@ -25,6 +24,7 @@ impl Workload {
         Self {
             work: plan.work,
             spaces: plan.spaces,
+            witnessed: plan.witnessed,
             random: Random::labelled(plan.seed, "workload"),
             values: 0,
         }
@@ -49,9 +49,12 @@ impl Workload {
                 }
             }
             _ => {
+                let busiest = Random::labelled(plan.seed, "busiest").index(plan.replicas);
                 for _ in 0..count {
                     let at = self.random.below(plan.troubled_ms);
-                    schedule.push((at, self.random.index(plan.replicas)));
+                    let node = self.random.index(plan.replicas);
+                    let by = if self.random.chance(plan.busiest) { busiest } else { node };
+                    schedule.push((at, by));
                 }
             }
         }
@@ -74,8 +77,8 @@ impl Workload {
     }
 
     /// The witnesses of the transaction with this name, if it has any.
-    pub(crate) fn witnesses(&mut self, dot: DotName) -> Vec<Wish> {
-        if !self.random.chance(WITNESSED) {
+    pub(crate) fn witnesses(&mut self, dot: DotName, surely: bool) -> Vec<Wish> {
+        if !self.random.chance(self.witnessed) && !surely {
             return Vec::new();
         }
         let name = format!("{:032x}.{}", dot.writer, dot.sequence);
@@ -135,7 +138,7 @@ impl Workload {
                 0 => Wish::RemoveRow(key, RowKind::Counter),
                 _ => Wish::RemoveRow(key, RowKind::Flag),
             },
-            _ => Wish::Remove(key),
+            _ => Wish::Remove(if self.random.chance(0.5) { key } else { element }),
         }
     }
 

@@ -287,7 +287,7 @@ impl Head {
     ) -> Result<(), StoreError> {
         let mut rows = HeadRows { view: &mut self.view, space, undo: Vec::new() };
         let result = apply(&mut rows, dot, body);
-        if result.is_err() && !planted::is(Bug::RollbackForgotten) {
+        if result.is_err() {
             rows.roll_back();
         }
         result

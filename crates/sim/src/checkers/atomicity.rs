@@ -1,7 +1,7 @@
 //! Atomicity: a transaction is visible whole or not at all.
 //!
 //! By convention of the workloads, some transactions add two elements and nothing ever removes them:
-//! `~a/<dot>` and `~b/<dot>`, where the dot is written as `<writer, 32 hexadecimal digits>.<sequence>`.
+//! `!a/<dot>` and `~b/<dot>`, where the dot is written as `<writer, 32 hexadecimal digits>.<sequence>`.
 
 use std::collections::BTreeMap;
 
@@ -47,7 +47,7 @@ impl Atomicity {
         let witnesses = slot(&mut self.spaces, space);
         let visible =
             |(_, (writer, sequence)): &(&String, &(usize, u64))| *sequence <= cut.of(*writer);
-        let mut first = below(rows, "~a/").peekable();
+        let mut first = below(rows, "!a/").peekable();
         let mut second = below(rows, "~b/").peekable();
         let mut expected = witnesses.iter().filter(visible).map(|(text, _)| text).peekable();
         loop {
@@ -89,7 +89,7 @@ fn explain(
 ) -> String {
     let there = match (a, b) {
         (true, true) => "both its witnesses are there",
-        (true, false) => "only its witness under ~a is there",
+        (true, false) => "only its witness under !a is there",
         (false, true) => "only its witness under ~b is there",
         (false, false) => "neither of its witnesses is there",
     };

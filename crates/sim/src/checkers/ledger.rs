@@ -279,7 +279,7 @@ impl SpaceLedger {
             known.authentic |= authentic;
             return Ok(());
         }
-        let checker = match known.authentic && !authentic {
+        let checker = match known.authentic != authentic {
             true => Checker::Authenticity,
             false => Checker::DotLedger,
         };

@@ -95,14 +95,14 @@ pub(super) struct Pair<'a> {
     pub(super) seen: Option<&'a Seen>,
 }
 
-/// Brings what was read and what is known into one line, by key. Witnesses, which are everything under `~a`
+/// Brings what was read and what is known into one line, by key. Witnesses, which are everything under `!a`
 /// and `~b`, are left out: nothing sorts between a slash and a zero.
 fn line_up<'a>(rows: &'a Rows, read: &'a BTreeMap<(Key, RowKind), Seen>) -> Vec<Pair<'a>> {
     let mut pairs = Vec::with_capacity(rows.index.len());
     let mut known = rows.index.iter().peekable();
     let begin = |path: &str| (path.to_owned(), RowKind::Register);
-    let before = read.range(..begin("~a/"));
-    let between = read.range(begin("~a0")..begin("~b/"));
+    let before = read.range(..begin("!a/"));
+    let between = read.range(begin("!a0")..begin("~b/"));
     let behind = read.range(begin("~b0")..);
     for (key, seen) in before.chain(between).chain(behind) {
         let row = loop {

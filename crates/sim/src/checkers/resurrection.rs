@@ -61,7 +61,9 @@ fn risen<'a>(sight: &Sight<'a>, pair: &Pair<'_>) -> Option<&'a Addition> {
     let row = &sight.rows.rows[pair.row?];
     let (view, expected) = (sight.view, pair.expected(sight.view));
     match (pair.seen?, expected) {
-        (Seen::Flag | Seen::Element, None) => row.additions.iter().rev().find(|a| view.shows(a)),
+        (Seen::Flag | Seen::Element | Seen::Counter(_), None) => {
+            row.additions.iter().rev().find(|a| view.shows(a))
+        }
         (Seen::Register(values), expected) => {
             let known = match expected {
                 Some(Expected::Register(at)) => at.as_slice(),

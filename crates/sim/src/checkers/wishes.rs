@@ -99,7 +99,7 @@ impl Net {
 
 /// Whether a row is a witness of a transaction, which the [atomicity](super::atomicity) checker looks after.
 pub(super) fn is_witness(key: &str) -> bool {
-    key.starts_with("~a/") || key.starts_with("~b/")
+    key.starts_with("!a/") || key.starts_with("~b/")
 }
 
 fn is_under(path: &str, root: &str) -> bool {

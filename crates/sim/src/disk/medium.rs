@@ -1,6 +1,6 @@
 //! What is on the disk and in the cache before it, and what a power cut makes of the two.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::content::{Content, Data, PAGE_BYTES};
 use crate::random::Random;
@@ -284,8 +284,13 @@ impl Medium {
         self.times().next().is_some()
     }
 
-    /// Flips 1 to 8 bits of one page of durable content, and says where.
-    pub(super) fn rot(&mut self, random: &mut Random) -> Option<String> {
+    /// Flips some bits of one page of durable content, and says where. Often it is one of those that were
+    /// read last: most pages of a tree are free, and nobody ever sees them again.
+    pub(super) fn rot(
+        &mut self,
+        random: &mut Random,
+        read_last: &VecDeque<(FileId, u64)>,
+    ) -> Option<String> {
         let mut pages: Vec<(String, FileId, u64)> = Vec::new();
         for (name, file) in self.named() {
             let id = self.names[name];
@@ -300,9 +305,17 @@ impl Medium {
             let numbers = file.durable.page_numbers().filter(|page| !is_unsynced(*page));
             pages.extend(numbers.map(|page| (name.clone(), id, page)));
         }
+        // There is little log and much tree: both are to rot.
+        let (log, used) = (random.chance(0.4), random.chance(0.7));
+        let is_used = |id: FileId, page: u64| !used || read_last.contains(&(id, page));
+        let mut some = pages.clone();
+        some.retain(|(name, id, page)| {
+            name.ends_with(".log") == log && (log || is_used(*id, *page))
+        });
+        let pages = if some.is_empty() { pages } else { some };
         let (name, id, page) = random.pick(&pages)?;
         let file = self.files.get_mut(id)?;
-        let count = random.within(1..=8);
+        let count = random.within(1..=8) << random.below(5);
         let bytes = PAGE_BYTES.min(file.durable.len().saturating_sub(page * PAGE_BYTES));
         if bytes == 0 {
             return None;

@@ -44,6 +44,8 @@ impl World<'_> {
         space: usize,
         mut wishes: Vec<Wish>,
     ) -> Result<(), Violation> {
+        // What need not be on disk at once must be known to be there all the same.
+        let surely = !self.nodes[node].durable_writes;
         let Some(process) = &mut self.nodes[node].process else { return Ok(()) };
         let handle = &process.spaces[space];
         let past = match handle.space.read() {
@@ -53,7 +55,9 @@ impl World<'_> {
         let writer = side::writer(process.engine.replica().replica_id());
         let wall_time_ms = rejoin::driven::Surroundings::wall_time_ms(&*process.side);
         let dot = DotName { writer, sequence: past.sequence(writer) + 1 };
-        wishes.extend(self.workload.witnesses(dot));
+        let witnesses = self.workload.witnesses(dot, surely);
+        let witnessed = !witnesses.is_empty();
+        wishes.extend(witnesses);
         let doubtful = self.plan.is_doubtful(space);
         if !doubtful {
             self.checkers.began_write(self.now_ms, node, space);
@@ -77,7 +81,7 @@ impl World<'_> {
         };
         let dot = *written.as_ref().unwrap_or(&dot);
         let acknowledged = matches!(outcome, WriteOutcome::Acknowledged { .. });
-        let made = !acknowledged || self.is_visible(node, space, dot) || adds(&wishes);
+        let made = !acknowledged || witnessed || adds(&wishes) || self.is_visible(node, space, dot);
         if matches!(outcome, WriteOutcome::Unknown(_))
             && let Some(process) = &mut self.nodes[node].process
         {

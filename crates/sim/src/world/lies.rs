@@ -3,10 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use rejoin_crdt::{CommitBody, CommitHash, Dot, Kind, Operation, Path, Payload, RowKey, Value};
 use rejoin_crdt::{Head, ReplicaId, SpaceId, VersionVector};
-use rejoin_gossip::wire::{FRAME_SPACE_BYTES_MAX, Lane, Preamble};
+use rejoin_gossip::wire::{
+    ControlMessage, FRAME_SPACE_BYTES_MAX, Lane, Preamble, SPACES_MAX, SpaceMessage,
+};
 use rejoin_gossip::{
-    ApplyError, CommitsAfter, DeviceId, Host, HostError, Run, StateSource, StateStage,
+    ApplyError, CommitsAfter, DeviceId, Host, HostError, Run, StateRow, StateSource, StateStage,
 };
 
 use super::World;
@@ -58,7 +61,124 @@ impl World<'_> {
     }
 
     /// A liar sends what no session would.
-    pub(super) fn throw_bomb(&mut self, node: NodeIndex) {
+    pub(super) fn lie_aloud(&mut self, node: NodeIndex, class: Class) {
+        match class {
+            Class::Forgery => self.forge(node),
+            Class::Flooding => self.flood(node),
+            Class::BrokenFrames => self.break_frame(node),
+            _ => self.throw_bomb(node),
+        }
+    }
+
+    /// One of the connections of a liar, and a space that is synced over it.
+    fn victim(&mut self, node: NodeIndex) -> Option<(End, NodeIndex, usize)> {
+        let sure = (0..self.space_ids.len()).filter(|space| !self.plan.is_doubtful(*space));
+        let spaces: Vec<_> = sure.collect();
+        let space = *self.random.pick(&spaces)?;
+        let id = self.space_ids[space];
+        let links = self.nodes[node].process.as_ref()?.links.iter();
+        let synced = links.filter(|(_, link)| link.session.space_status(id).is_some());
+        let choices: Vec<_> = synced.map(|(connection, link)| (*connection, link.peer)).collect();
+        let (connection, peer) = self.random.pick(&choices).copied()?;
+        self.nodes[peer].process.as_ref()?;
+        Some((End { connection, node }, peer, space))
+    }
+
+    /// A liar makes the next commit of another writer: of whom it sends that to, or of a third with a hash that
+    /// does not follow. One that follows could not be told from a true one.
+    fn forge(&mut self, node: NodeIndex) {
+        let Some((end, peer, space)) = self.victim(node) else { return };
+        let others = (0..self.nodes.len()).filter(|other| *other != node && *other != peer);
+        let mut authors: Vec<_> = others.collect();
+        self.random.shuffle(&mut authors);
+        authors.truncate(1);
+        authors.push(peer);
+        let Some(author) = self.random.pick(&authors).copied() else { return };
+        let Some(Ok(seen)) =
+            self.nodes[peer].process.as_ref().map(|process| process.spaces[space].space.read())
+        else {
+            return;
+        };
+        let Some(replica) = self.nodes[author]
+            .process
+            .as_ref()
+            .map(|process| process.engine.replica().replica_id())
+        else {
+            return;
+        };
+        let first_sequence = seen.version().sequence(replica) + 1;
+        let previous = match author == peer {
+            true => seen.version().previous_hash(replica),
+            false => side::made_up_hash(self.random.bytes()),
+        };
+        let Some(body) = forged_body(Dot { replica, sequence: first_sequence }) else { return };
+        let run = Run { replica, first_sequence, previous, bodies: vec![body] };
+        self.count(Class::Forgery);
+        self.say(end, space, &SpaceMessage::Commits(vec![run]));
+        self.note(node, Mark::Fault, || {
+            format!("sends r{peer} a commit that r{author} never made")
+        });
+    }
+
+    /// A liar offers more spaces than there may be, or sends a state that does not wait for its reader.
+    fn flood(&mut self, node: NodeIndex) {
+        let Some((end, peer, space)) = self.victim(node) else { return };
+        self.count(Class::Flooding);
+        self.note(node, Mark::Fault, || format!("floods r{peer}"));
+        if self.random.chance(0.5) {
+            for _ in 0..3 {
+                let spaces = (0..SPACES_MAX / 2).map(|_| SpaceId::from_bytes(self.random.bytes()));
+                if let Ok(frame) = ControlMessage::Spaces(spaces.collect()).to_frame() {
+                    self.network.send(end, Lane::Control, frame, self.now_ms);
+                }
+            }
+            return;
+        }
+        let mut version = VersionVector::default();
+        let writer = ReplicaId::from_bytes(self.random.bytes());
+        let hash = side::made_up_hash(self.random.bytes());
+        version.set(writer, Head { sequence: 1, hash });
+        self.say(end, space, &SpaceMessage::StateBegin(version));
+        // As small as they get: they come faster than storage can even begin.
+        let byte = Bytes::from_static(&[0]);
+        let rows = SpaceMessage::StateRows(vec![StateRow { key: byte.clone(), row: byte }]);
+        for _ in 0..2_000 {
+            self.say(end, space, &rows);
+        }
+    }
+
+    /// A liar sends a message in which a length goes past the end.
+    fn break_frame(&mut self, node: NodeIndex) {
+        const LENGTH: u8 = 45;
+        let Some((end, peer, space)) = self.victim(node) else { return };
+        let run = Run {
+            replica: ReplicaId::from_bytes([1; 16]),
+            first_sequence: 1,
+            previous: CommitHash::ZERO,
+            bodies: vec![Bytes::from_static(&[3; LENGTH as usize])],
+        };
+        let Ok(frame) = SpaceMessage::Commits(vec![run]).to_frame() else { return };
+        let (header, payload) = frame.split_at(4);
+        // There are lengths of what contains it too, and any of them may be the one.
+        let lengths = (0..payload.len()).filter(|at| payload[*at].abs_diff(LENGTH) < 8);
+        let lengths: Vec<_> = lengths.collect();
+        let mut broken = [header, payload].concat();
+        let Some(at) = self.random.pick(&lengths) else { return };
+        broken[header.len() + at] = 200;
+        self.count(Class::BrokenFrames);
+        let lane = Lane::Space(self.space_ids[space]);
+        self.network.send(end, lane, Bytes::from(broken), self.now_ms);
+        self.note(node, Mark::Fault, || format!("sends r{peer} a broken frame"));
+    }
+
+    fn say(&mut self, end: End, space: usize, message: &SpaceMessage) {
+        let lane = Lane::Space(self.space_ids[space]);
+        if let Ok(frame) = message.to_frame() {
+            self.network.send(end, lane, frame, self.now_ms);
+        }
+    }
+
+    fn throw_bomb(&mut self, node: NodeIndex) {
         let Some(process) = &self.nodes[node].process else { return };
         let connections: Vec<_> =
             process.links.iter().map(|(connection, link)| (*connection, link.peer)).collect();
@@ -87,6 +207,15 @@ impl World<'_> {
         self.network.send(End { connection, node }, lane, Bytes::from(bytes), self.now_ms);
         self.note(node, Mark::Fault, || format!("throws a bomb at r{peer}"));
     }
+}
+
+/// A commit that puts something where everybody will see it.
+fn forged_body(dot: Dot) -> Option<Bytes> {
+    let key = RowKey { path: Path::of(["forged"]).ok()?, kind: Kind::Register };
+    let payload = Payload::Register { value: Value::from(1i64), wall_time_ms: 1 };
+    let operations = vec![Operation::Set { key, observed: Vec::new(), payload }];
+    let body = CommitBody { dependencies: Vec::new(), wall_time_ms: 1, operations };
+    body.to_bytes(dot.replica).ok().map(Bytes::from)
 }
 
 /// Storage that does not tell the truth.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rejoin::driven::DrivenReplica;
 use rejoin::{Durability, Error, OpenReport, Options, Path, StoreError, StoreOptions, WatchEvent};
+use rejoin_gossip::wire::{BATCH_BYTES_MAX, SPACES_MAX, WINDOW_BATCHES_MAX, WINDOW_BYTES_MAX};
 use rejoin_gossip::{Redial, RedialConfig};
 use rejoin_store::Backend;
 
@@ -14,6 +15,12 @@ use crate::node::{PeerState, Process, SpaceHandle};
 use crate::plan::{Class, Topology};
 use crate::side::{self, OverheardHost, Side};
 use crate::trace::Mark;
+
+/// What a session may have under way of one space, in bytes: commits of worlds are far smaller than a batch.
+const WAITING_BYTES_MAX: usize = WINDOW_BYTES_MAX + 2 * BATCH_BYTES_MAX;
+
+/// What a commit takes of the row buffer, at least, in bytes of memory.
+const COMMIT_BUFFERED_BYTES_MIN: usize = 80;
 
 /// How long a machine takes to come up again, at least.
 const RESTART_MS: u64 = 150;
@@ -109,7 +116,7 @@ impl World<'_> {
                 reserve_bytes: shape.reserve_bytes,
                 buffer_bytes: shape.buffer_bytes,
                 buffer_bytes_max: shape.buffer_bytes * 4,
-                tree_cache_bytes: 1 << 20,
+                tree_cache_bytes: shape.tree_cache_bytes,
                 snapshot_checkpoints_max: shape.snapshot_checkpoints_max,
                 ..StoreOptions::default()
             },
@@ -167,6 +174,10 @@ impl World<'_> {
             let name = "commits applied again after a clean close";
             self.observe(node, &Observation::Measured(Gauge { name, value, limit: 0 }))?;
         }
+        // A commit takes this much of the row buffer at least, and the buffer bounds what is replayed.
+        let limit = (4 * self.plan.store.buffer_bytes / COMMIT_BUFFERED_BYTES_MIN + 1) as u64;
+        let (name, value) = ("commits applied again", report.replayed_commits);
+        self.observe(node, &Observation::Measured(Gauge { name, value, limit }))?;
         let boot = self.nodes[node].boot;
         let wait_ms = self.random.within(1..=CARE_MS);
         self.after(wait_ms, Event::Care { node, boot });
@@ -229,17 +240,23 @@ impl World<'_> {
     }
 
     /// Measures what has declared limits.
-    fn measure(&mut self, node: NodeIndex) -> Result<(), Violation> {
+    pub(super) fn measure(&mut self, node: NodeIndex) -> Result<(), Violation> {
         let Some(process) = &self.nodes[node].process else { return Ok(()) };
         let mut gauges = Vec::new();
         let spaces = self.space_ids.len() as u64;
         for (connection, link) in &process.links {
             let end = crate::network::End { connection: *connection, node };
-            let limit = rejoin_gossip::wire::SESSION_WINDOW_BYTES_MAX as u64 + (1 << 20);
+            // A window for each space, the batch that overshoots it, and small messages.
+            let limit = spaces * WAITING_BYTES_MAX as u64 + (256 << 10);
             let value = self.network.buffered(end) as u64;
             gauges.push(Gauge { name: "bytes that wait for a peer", value, limit });
             let (value, limit) = (link.open_requests as u64, 3 * spaces + 1);
             gauges.push(Gauge { name: "requests of a session under way", value, limit });
+            let (value, limit) = (link.overheard.offered.len() as u64, SPACES_MAX as u64);
+            gauges.push(Gauge { name: "spaces that a peer has offered", value, limit });
+            // A peer may have this many batches under way; one more is what storage works on.
+            let (value, limit) = (link.overheard.rows_waiting, 2 * WINDOW_BATCHES_MAX as u64 + 1);
+            gauges.push(Gauge { name: "frames that wait for storage", value, limit });
         }
         let held: usize = process
             .links
@@ -312,6 +329,9 @@ impl World<'_> {
                 applied += bodies.len();
             }
             let sending = carried.sending;
+            if sending && self.nodes[node].is_liar() {
+                continue;
+            }
             self.observe(node, &Observation::Carried { space, first, bodies, sending })?;
         }
         if applied > 0 {
@@ -418,6 +438,7 @@ impl World<'_> {
         }
         let seed = self.random.next_u64();
         let (boot, round_ms) = (self.nodes[node].boot, self.plan.round_ms);
+        let now_ms = self.now_ms;
         let Some(process) = &mut self.nodes[node].process else { return };
         for state in process.peers.values_mut() {
             state.wanted = false;
@@ -429,13 +450,16 @@ impl World<'_> {
             let state = process.peers.entry(peer).or_insert_with(|| PeerState {
                 redial: Redial::new(config, seed ^ peer as u64),
                 dialling: false,
+                next_dial_ms: 0,
                 wanted: true,
             });
             state.wanted = true;
             let linked = process.links.values().any(|link| link.peer == peer);
             if !linked && !state.dialling {
                 state.dialling = true;
-                dials.push(peer);
+                if state.next_dial_ms <= now_ms {
+                    dials.push(peer);
+                }
             }
         }
         let unwanted: Vec<_> = process

@@ -1,5 +1,9 @@
 //! How every world ends: a connected majority is healed, converges, and falls silent.
 
+use std::collections::BTreeMap;
+
+use rejoin_crdt::{CommitHash, ReplicaId};
+
 use super::troubles::YEAR_MS;
 use super::{Event, Phase, World};
 use crate::disk::DiskFaults;
@@ -198,6 +202,7 @@ impl World<'_> {
             self.after(wait_ms, Event::Silence { data_bytes: sent });
             return Ok(());
         }
+        self.check_forks()?;
         if sent > data_bytes {
             let bytes = sent - data_bytes;
             let what = format!("{bytes} bytes were sent although all healed replicas are equal");
@@ -205,5 +210,40 @@ impl World<'_> {
         }
         self.phase = Phase::Over;
         Ok(())
+    }
+
+    /// Where a liar has told two histories, two that are connected and stand at the same commit of it in
+    /// different histories have noticed.
+    fn check_forks(&self) -> Result<(), Violation> {
+        for space in (0..self.space_ids.len()).filter(|space| self.plan.is_doubtful(*space)) {
+            for node in &self.members {
+                let Some(process) = &self.nodes[*node].process else { continue };
+                let blind = process.links.values().filter(|link| {
+                    self.members.contains(&link.peer) && !link.overheard.forked.contains(&space)
+                });
+                for peer in blind.map(|link| link.peer) {
+                    let (here, there) = (self.heads(*node, space), self.heads(peer, space));
+                    let differs = |(writer, (sequence, hash)): (&ReplicaId, &(u64, CommitHash))| {
+                        there.get(writer).is_some_and(|it| it.0 == *sequence && it.1 != *hash)
+                    };
+                    if here.iter().any(differs) {
+                        let what = format!(
+                            "in space {space} r{node} and r{peer} hold different commits of a liar under the \
+                             same name, and have not noticed"
+                        );
+                        return Err(self.violation(Checker::DotLedger, Some(*node), what));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The last commit of each writer at a replica.
+    fn heads(&self, node: NodeIndex, space: usize) -> BTreeMap<ReplicaId, (u64, CommitHash)> {
+        let process = self.nodes[node].process.as_ref();
+        let snapshot = process.and_then(|process| process.spaces[space].space.read().ok());
+        let heads = snapshot.iter().flat_map(|snapshot| snapshot.version().iter());
+        heads.map(|(writer, head)| (writer, (head.sequence, head.hash))).collect()
     }
 }

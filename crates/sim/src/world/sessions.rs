@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use rejoin_gossip::wire::{FrameReader, Incoming, Lane};
+use rejoin_gossip::wire::{ControlMessage, FrameReader, Incoming, Lane, SpaceMessage};
 use rejoin_gossip::{
     CloseReason, Config, Event as SessionEvent, HostResponse, LocalFacts, Output, Session,
     StopReason, serve,
@@ -12,7 +12,7 @@ use rejoin_gossip::{
 use super::{Event, World};
 use crate::history::{Checker, Gauge, NodeIndex, Observation, Violation};
 use crate::network::{ConnectionId, End, NetworkEvent, Reading};
-use crate::node::Link;
+use crate::node::{Link, Overheard};
 use crate::plan::Class;
 use crate::trace::{Mark, TraceEvent};
 
@@ -114,6 +114,7 @@ impl World<'_> {
             open_requests: 0,
             timer_at_ms: None,
             twin,
+            overheard: Overheard::default(),
         };
         process.links.insert(end.connection, link);
         self.note(node, Mark::Connected, || format!("is connected with r{peer}"));
@@ -143,16 +144,21 @@ impl World<'_> {
         let (node, now_ms) = (end.node, self.now_ms);
         let boot = self.nodes[node].boot;
         let Some(link) =
-            self.running(node, boot).and_then(|process| process.links.get_mut(&end.connection))
+            self.running(node, boot).and_then(|process| process.links.get(&end.connection))
         else {
             return Ok(());
         };
         let from = link.peer;
-        let taken = Self::feed(link, lane, bytes, sent_ms, now_ms);
+        let floods = self.nodes[from].lies.contains(&Class::Flooding);
+        let Some(link) = self.link(node, end.connection) else { return Ok(()) };
+        let taken = Self::feed(link, lane, bytes, (sent_ms, now_ms), floods);
         self.hasher.update(&now_ms.to_le_bytes());
         self.hasher.update(&[node as u8, from as u8]);
         if self.trace.is_some() {
             self.tell_messages(node, from, &taken.told);
+        }
+        if floods {
+            self.measure(node)?;
         }
         if let Some(error) = taken.error {
             if !self.nodes[from].is_liar() && !self.nodes[node].is_liar() {
@@ -165,8 +171,18 @@ impl World<'_> {
         self.drain(node, end.connection)
     }
 
+    fn link(&mut self, node: NodeIndex, connection: ConnectionId) -> Option<&mut Link> {
+        self.nodes[node].process.as_mut()?.links.get_mut(&connection)
+    }
+
     /// Hands what came on a lane to the session.
-    fn feed(link: &mut Link, lane: Lane, bytes: &[u8], sent_ms: u64, now_ms: u64) -> Taken {
+    fn feed(
+        link: &mut Link,
+        lane: Lane,
+        bytes: &[u8],
+        (sent_ms, now_ms): (u64, u64),
+        floods: bool,
+    ) -> Taken {
         let mut taken = Taken::default();
         let reader = link.readers.entry(lane).or_default();
         reader.push(bytes);
@@ -178,6 +194,15 @@ impl World<'_> {
                 Ok(Some(Incoming::Frame(payload))) => {
                     taken.told.push((sent_ms, payload.len(), lane));
                     link.session.handle_frame(lane, &payload, now_ms);
+                    if floods && !link.session.is_closed() {
+                        link.overheard.frame(lane, &payload);
+                        let Lane::Space(space) = lane else { continue };
+                        // What comes for a space that is no longer synced is not kept.
+                        let status = link.session.space_status(space);
+                        if status.is_none_or(|status| status.stopped) {
+                            link.overheard.rows_waiting = 0;
+                        }
+                    }
                 }
                 Ok(None) => return taken,
                 Err(error) => {
@@ -225,12 +250,16 @@ impl World<'_> {
                     self.network.send(end, lane, bytes, now_ms);
                 }
                 Output::Request(request) => {
+                    if request.space().is_some() {
+                        let waiting = &mut link.overheard.rows_waiting;
+                        *waiting = waiting.saturating_sub(1);
+                    }
                     link.requests.push_back(request);
                     link.open_requests += 1;
                     let wait_ms = self.random.below(2);
                     self.after(wait_ms, Event::Serve { node, boot, connection });
                 }
-                Output::Event(event) => self.session_event(node, peer, &event),
+                Output::Event(event) => self.session_event(node, connection, peer, &event),
                 Output::Close(reason) => {
                     self.session_closed(node, peer, &reason)?;
                     self.hang_up(node, connection, reason.code(), &reason.to_string());
@@ -280,13 +309,22 @@ impl World<'_> {
         self.drain(node, connection)
     }
 
-    fn session_event(&mut self, node: NodeIndex, peer: NodeIndex, event: &SessionEvent) {
+    fn session_event(
+        &mut self,
+        node: NodeIndex,
+        connection: ConnectionId,
+        peer: NodeIndex,
+        event: &SessionEvent,
+    ) {
         if let SessionEvent::SpaceStopped { space, reason, .. } = event {
             let number = self.space_number(*space);
             if let (StopReason::Fork(_), Some(number)) = (reason, number)
                 && self.plan.is_doubtful(number)
             {
                 self.forked.insert(number);
+                if let Some(link) = self.link(node, connection) {
+                    link.overheard.forked.insert(number);
+                }
             }
             self.note(node, Mark::Fault, || {
                 format!("stops syncing space {number:?} with r{peer}: {reason}")
@@ -325,7 +363,8 @@ impl World<'_> {
         let checker = match reason {
             CloseReason::Malformed { .. } => Checker::Corruption,
             CloseReason::Overrun(_) => Checker::Bounds,
-            _ => Checker::Causality,
+            // Two that cannot talk to each other never converge.
+            _ => Checker::Liveness,
         };
         let what = format!("r{node} accuses r{peer}, which is honest: {why}");
         Err(self.violation(checker, Some(node), what))
@@ -391,8 +430,10 @@ impl World<'_> {
         let linked = process.links.values().any(|link| link.peer == peer);
         let Some(state) = process.peers.get_mut(&peer) else { return };
         state.dialling = state.wanted && !linked;
-        if state.dialling {
+        // A dial that failed, and one that came from the peer, make one new dial and not two.
+        if state.dialling && state.next_dial_ms <= now_ms {
             let wait_ms = state.redial.failed(now_ms);
+            state.next_dial_ms = now_ms.saturating_add(wait_ms);
             self.after(wait_ms, Event::Dial { node, boot, peer });
         }
     }
@@ -402,6 +443,24 @@ impl World<'_> {
         let lies: Vec<Class> = self.nodes[peer].lies.iter().copied().collect();
         for class in lies {
             self.count(class);
+        }
+    }
+}
+
+impl Overheard {
+    /// A session has taken in a frame of a flooder.
+    fn frame(&mut self, lane: Lane, payload: &[u8]) {
+        match lane {
+            Lane::Control => {
+                if let Ok(ControlMessage::Spaces(spaces)) = ControlMessage::from_payload(payload) {
+                    self.offered.extend(spaces);
+                }
+            }
+            Lane::Space(_) => {
+                if let Ok(SpaceMessage::StateRows(_)) = SpaceMessage::from_payload(payload) {
+                    self.rows_waiting += 1;
+                }
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use super::{Event, Phase, World};
 use crate::disk::DiskFaults;
 use crate::history::{Damage, Death, NodeIndex, Observation, Violation};
 use crate::network::{Bursts, Latency, LinkConditions, TransportConfig};
-use crate::plan::{Class, Plan};
+use crate::plan::{Class, OUTAGE_MS, Plan};
 use crate::random::Random;
 use crate::trace::{Mark, TraceEvent};
 
@@ -63,8 +63,8 @@ pub(crate) enum Trouble {
     Restore(NodeIndex),
     /// A disk is copied to another device, and both are in use.
     Clone { node: NodeIndex, to: NodeIndex },
-    /// A liar sends what is no message, or too much.
-    Bomb(NodeIndex),
+    /// A liar sends what no session would, in this way.
+    Lie { node: NodeIndex, class: Class },
 }
 
 /// How connections behave in worlds.
@@ -180,7 +180,15 @@ fn draw(
         Class::ClockFrozen => {
             with_end(Trouble::Freeze { node, ms }, Trouble::Thaw(node));
         }
-        Class::BitRot => schedule.push((at_ms, Trouble::Rot(node))),
+        Class::BitRot => {
+            for _ in 0..random.within(1..=3) {
+                schedule.push((at_ms, Trouble::Rot(node)));
+            }
+            if random.chance(0.5) {
+                // What has rotted is read.
+                schedule.push((at_ms + ms, Trouble::Crash { node, death: Death::Killed }));
+            }
+        }
         Class::MisdirectedWrite => schedule.push((at_ms, Trouble::Misdirect(node))),
         Class::FullDisk => with_end(Trouble::Fill { node, ms }, Trouble::Empty(node)),
         Class::Truncation => schedule.push((at_ms, Trouble::Truncate(node))),
@@ -191,9 +199,19 @@ fn draw(
                 schedule.push((at_ms, Trouble::Clone { node, to }));
             }
         }
-        Class::Bomb => {
-            if let Some(liar) = liar(plan) {
-                schedule.push((at_ms, Trouble::Bomb(liar)));
+        Class::LongOutage => {
+            let directions: Vec<_> = others(random)
+                .into_iter()
+                .flat_map(|other| [(node, other), (other, node)])
+                .collect();
+            // It ends with the troubles.
+            let ms = plan.troubled_ms;
+            schedule
+                .push((at_ms % (ms - OUTAGE_MS).max(1), Trouble::Cut { class, directions, ms }));
+        }
+        Class::Bomb | Class::Forgery | Class::Flooding | Class::BrokenFrames => {
+            if let Some(node) = liar(plan) {
+                schedule.push((at_ms, Trouble::Lie { node, class }));
             }
         }
         // These are conditions of links, disks, clocks and builds, and lies: not of one moment.
@@ -415,7 +433,7 @@ impl World<'_> {
             }
             Trouble::Restore(node) => return self.restore(node),
             Trouble::Clone { node, to } => return self.clone_disk(node, to),
-            Trouble::Bomb(node) => self.throw_bomb(node),
+            Trouble::Lie { node, class } => self.lie_aloud(node, class),
         }
         Ok(())
     }
