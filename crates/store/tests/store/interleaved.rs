@@ -279,7 +279,12 @@ fn a_commit_whose_effect_fails_half_way_leaves_no_half() {
     let refused = store.apply(space, &all_runs(&peer, space));
     assert!(matches!(refused, Err(ApplyError::Store(_))), "{refused:?}");
     backend.fail_after(None);
-    // This touches only what is in the buffer, and publishes the buffer.
+    // This would touch only what is in the buffer, and publish the buffer.
+    let late = store.write(space, 0, |tx| tx.increment(path("a"), 1));
+    assert!(matches!(late, Err(WriteError::Store(StoreError::Poisoned { .. }))), "{late:?}");
+    assert_eq!(count(&store, space, "a"), 1);
+    drop(store);
+    let store = open(&backend, 1);
     add(&store, space, "a", 1);
     assert_eq!(count(&store, space, "a"), 2);
     assert_eq!(version(&store, space).sequence(replica(2)), 0);
