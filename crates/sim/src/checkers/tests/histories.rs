@@ -229,7 +229,7 @@ impl History {
         let mut wishes: Vec<_> = (0..count).map(|_| self.wish()).collect();
         if dot.sequence.is_multiple_of(4) {
             let text = format!("{:032x}.{}", dot.writer, dot.sequence);
-            wishes.extend(["~a", "~b"].map(|set| insert(&format!("{set}/{text}"))));
+            wishes.extend(["!a", "~b"].map(|set| insert(&format!("{set}/{text}"))));
         }
         wishes
     }

@@ -17,7 +17,7 @@ fn witnessed(node: NodeIndex, past: &[u64]) -> Transaction {
     let mut transaction = transaction(node, past, &[]);
     let DotName { writer, sequence } = transaction.dot;
     transaction.wishes = vec![
-        insert(&format!("~a/{writer:032x}.{sequence}")),
+        insert(&format!("!a/{writer:032x}.{sequence}")),
         insert(&format!("~b/{writer:032x}.{sequence}")),
     ];
     transaction
@@ -69,7 +69,7 @@ fn what_only_its_writer_had_read_may_be_lost_with_all_that_was_known_of_it() {
     told.write_as(0, &transaction(0, &[0], &[insert("a")]), &IN_MEMORY);
     told.read(0, &[1], &[("a", ELEMENT, Seen::Element)]).die(0, Death::PowerCut).open(0, &[0]);
     told.write(0, &[0], &[insert("b")]).read(0, &[1], &[("b", ELEMENT, Seen::Element)]).good();
-    told.read(0, &[1], &[("a", ELEMENT, Seen::Element)]).bad(Checker::Agreement, "same version");
+    told.read(0, &[1], &[("a", ELEMENT, Seen::Element)]).bad(Checker::Oracle, "must not exist");
 }
 
 #[test]
@@ -326,7 +326,7 @@ fn a_watch_tells_each_commit_once_after_its_past_and_passes_none_over() {
 
 #[test]
 fn both_witnesses_are_there_exactly_if_their_transaction_is() {
-    let first = format!("~a/{:032x}.1", writer(0));
+    let first = format!("!a/{:032x}.1", writer(0));
     let second = format!("~b/{:032x}.1", writer(0));
     let (first, second) = (first.as_str(), second.as_str());
     let read = |count, keys: &[&str]| {
@@ -338,7 +338,7 @@ fn both_witnesses_are_there_exactly_if_their_transaction_is() {
     };
     read(1, &[first, second]).good();
     read(0, &[]).good();
-    read(1, &[first]).bad(Checker::Atomicity, "only its witness under ~a is there");
+    read(1, &[first]).bad(Checker::Atomicity, "only its witness under !a is there");
     read(1, &[second]).bad(Checker::Atomicity, "only its witness under ~b is there");
     read(1, &[]).bad(Checker::Atomicity, "neither");
     read(0, &[first, second]).bad(Checker::Atomicity, "is not visible, and both");
@@ -455,7 +455,7 @@ fn within_a_transaction_later_wishes_see_earlier_ones() {
 fn a_row_that_must_not_exist_is_absent_and_one_that_must_is_there() {
     let mut told = Told::new(1);
     told.write(0, &[0], &[add("n", 0)]).read(0, &[1], &[("n", COUNTER, Seen::Counter(0))]).good();
-    told.read(0, &[1], &[]).bad(Checker::Agreement, "hash");
+    told.read(0, &[1], &[]).bad(Checker::Oracle, "is not there");
     let mut told = Told::new(1);
     told.write(0, &[0], &[add("n", 0)]).read(0, &[1], &[]).bad(Checker::Oracle, "is not there");
     let mut told = Told::new(1);
