@@ -79,6 +79,8 @@ pub(crate) struct Node {
     pub(crate) founded: bool,
     /// Where its log ended, and where it ended before the last batch.
     pub(crate) log_end: (u64, u64),
+    /// Places in the log that a misdirected write left as they were, in bytes from its start.
+    pub(crate) holes: Vec<u64>,
     /// The last death was a clean close, so that nothing needs to be applied again.
     pub(crate) closed_cleanly: bool,
     /// When to dial whom: kept across restarts of the process as a bound on how often it dials.

@@ -195,6 +195,7 @@ impl<'a> World<'a> {
             writer: None,
             founded: false,
             log_end: (0, 0),
+            holes: Vec::new(),
             closed_cleanly: false,
             dials: 0,
         }
@@ -317,6 +318,7 @@ impl<'a> World<'a> {
     fn observe(&mut self, node: NodeIndex, observation: &Observation<'_>) -> Result<(), Violation> {
         for (damage, place) in self.nodes[node].disk.take_damage() {
             self.nodes[node].harmed = true;
+            self.nodes[node].holes.extend(process::hole(&place));
             self.note(node, Mark::Fault, || format!("its disk is harmed: {damage:?} {place}"));
             self.checkers.observe(self.now_ms, node, &Observation::Damaged(damage))?;
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rejoin::driven::DrivenReplica;
-use rejoin::{Durability, Error, OpenReport, Options, Path, StoreError, StoreOptions, WatchEvent};
+use rejoin::{Durability, Error, Options, Path, StoreError, StoreOptions, WatchEvent};
 use rejoin_gossip::wire::{BATCH_BYTES_MAX, SPACES_MAX, WINDOW_BATCHES_MAX, WINDOW_BYTES_MAX};
 use rejoin_gossip::{Redial, RedialConfig};
 use rejoin_store::Backend;
@@ -24,6 +24,24 @@ const COMMIT_BUFFERED_BYTES_MIN: usize = 80;
 
 /// How long a machine takes to come up again, at least.
 const RESTART_MS: u64 = 150;
+
+/// Where the log of a process ends, as far as it is visible.
+fn log_end(process: &Process) -> u64 {
+    let snapshots = process.spaces.iter().filter_map(|handle| handle.space.read().ok());
+    snapshots.map(|snapshot| snapshot.sequence().as_u64()).max().unwrap_or(0)
+}
+
+/// The header of a segment of the log, in bytes.
+const SEGMENT_HEADER_BYTES: u64 = 40;
+
+/// Where in the log a misdirected write has left a hole, from the disk's words: the name of a segment is the
+/// position at which it begins.
+pub(super) fn hole(place: &str) -> Option<u64> {
+    let (file, what) = place.split_once(": a write for byte ")?;
+    let first: u64 = file.strip_suffix(".log")?.parse().ok()?;
+    let byte: u64 = what.split(' ').next()?.parse().ok()?;
+    Some(first + byte.checked_sub(SEGMENT_HEADER_BYTES)?)
+}
 
 impl World<'_> {
     /// Plans the start of a process, unless it is planned already.
@@ -142,7 +160,7 @@ impl World<'_> {
                 Err(error) => return self.start_failed(node, &error),
             }
         }
-        if self.has_lost_harmed_tail(node, &report) {
+        if self.has_lost_harmed_tail(node, log_end(&process)) {
             self.note(node, Mark::Fault, || {
                 "has lost a last batch that its disk harmed".to_owned()
             });
@@ -185,19 +203,19 @@ impl World<'_> {
         self.pump(node)
     }
 
-    /// Whether what was cut off as torn is the last batch that was written, on a disk that was harmed. No store can
-    /// tell the two apart by itself; the replica is then one that was rolled back.
-    fn has_lost_harmed_tail(&self, node: NodeIndex, report: &OpenReport) -> bool {
+    /// Whether what was cut off as torn is the last batch that was written, on a disk that was harmed, or one that
+    /// went to another place and behind which nothing whole is found. No store can tell that from a torn tail by
+    /// itself; the replica is then one that was rolled back.
+    fn has_lost_harmed_tail(&self, node: NodeIndex, end: u64) -> bool {
         let machine = &self.nodes[node];
-        let cut_at = report.torn_tail.map(|tail| tail.position.get());
-        machine.harmed && machine.founded && cut_at.is_some_and(|at| at >= machine.log_end.1)
+        let unknowable = end >= machine.log_end.1 || machine.holes.contains(&end);
+        machine.harmed && machine.founded && end < machine.log_end.0 && unknowable
     }
 
     /// Notes where the log ends, right after it was synced.
     fn note_log_end(&mut self, node: NodeIndex) {
         let Some(process) = &self.nodes[node].process else { return };
-        let snapshots = process.spaces.iter().filter_map(|handle| handle.space.read().ok());
-        let end = snapshots.map(|snapshot| snapshot.sequence().as_u64()).max().unwrap_or(0);
+        let end = log_end(process);
         let known = &mut self.nodes[node].log_end;
         if end > known.0 {
             *known = (end, known.0);
