@@ -49,7 +49,7 @@ const LIST: [Mutant; PLANTED.len()] = {
 };
 
 /// Plays the world of a seed with the bug at this place of the list. A world that fails without the bug too
-/// says nothing about it, and counts as well.
+/// says nothing about it, and counts as one that it lived through.
 pub fn run(place: usize, seed: u64, with_trace: bool) -> Outcome {
     let planted = &PLANTED[place];
     let worlds = worlds(planted.needs);
@@ -64,7 +64,7 @@ pub fn run(place: usize, seed: u64, with_trace: bool) -> Outcome {
     }
 }
 
-/// The worlds that have all this.
+/// The worlds that have all this. What worlds have often enough anyway is left to chance.
 pub fn worlds(needs: &[Need]) -> Worlds {
     let always = needs.iter().flat_map(|need| need.classes()).copied().collect();
     let mut options = PlanOptions { always, ..PlanOptions::default() };
