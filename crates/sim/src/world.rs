@@ -100,8 +100,6 @@ pub(crate) struct World<'a> {
     /// Spaces whose history a liar has forked, and somebody has noticed.
     forked: BTreeSet<usize>,
     rounds_after_heal: Option<u32>,
-    /// By when the healed must have fallen silent.
-    silent_by_ms: u64,
     events: u64,
     faults: BTreeMap<&'static str, u64>,
     hasher: blake3::Hasher,
@@ -157,7 +155,6 @@ impl<'a> World<'a> {
             members: Vec::new(),
             forked: BTreeSet::new(),
             rounds_after_heal: None,
-            silent_by_ms: 0,
             events: 0,
             faults: BTreeMap::new(),
             hasher: blake3::Hasher::new_derive_key("rejoin simulator trace v1"),

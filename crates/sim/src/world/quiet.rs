@@ -14,9 +14,6 @@ use crate::side;
 /// For so long nothing at all may be sent, once all of them have converged, in rounds.
 const SILENT_ROUNDS: u64 = 2;
 
-/// They must be silent after so many rounds.
-const SILENT_BY_ROUNDS: u64 = 8;
-
 impl World<'_> {
     /// Replicas turn to other peers.
     pub(super) fn round(&mut self) -> Result<(), Violation> {
@@ -150,7 +147,6 @@ impl World<'_> {
         self.rounds_after_heal = Some(round);
         self.note_world(|| format!("all of them have converged after {round} round(s)"));
         self.phase = Phase::Silent;
-        self.silent_by_ms = self.now_ms + SILENT_BY_ROUNDS * self.plan.round_ms;
         for node in self.members.clone() {
             if !self.look(node)? {
                 let what = "a healed replica cannot be read";
@@ -207,12 +203,6 @@ impl World<'_> {
             return Ok(());
         }
         self.check_forks()?;
-        if sent > data_bytes && self.now_ms < self.silent_by_ms {
-            // A connection that stopped making progress is given up after ten seconds, and made anew.
-            let wait_ms = SILENT_ROUNDS * self.plan.round_ms;
-            self.after(wait_ms, Event::Silence { data_bytes: sent });
-            return Ok(());
-        }
         if sent > data_bytes {
             let bytes = sent - data_bytes;
             let what = format!("{bytes} bytes were sent although all healed replicas are equal");
