@@ -384,6 +384,8 @@ impl World<'_> {
             (Some(twin), true) => Arc::clone(twin),
             _ => Arc::clone(&process.host),
         };
+        // What the disk did for others before is not this request's to wait for.
+        self.nodes[node].disk.take_busy_ms();
         let response: HostResponse = serve(&*host, request);
         let wait_ms = self.nodes[node].disk.take_busy_ms() + self.random.below(3);
         let response = Box::new(response);
