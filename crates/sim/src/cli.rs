@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use crate::crash::IMAGES_PER_RUN;
 use crate::history::Violation;
 use crate::outcome::Outcome;
 use crate::report::summary::{
@@ -523,7 +524,7 @@ impl Crash {
             write!(out, "{}", crash_text(&sample, seconds))?;
             for Failure { seed, violation } in &sample.failures {
                 writeln!(out, "\nSeed {seed}: {violation}")?;
-                let again = format!("crash --images 1 --seed {seed}");
+                let again = format!("crash --images {IMAGES_PER_RUN} --seed {seed}");
                 writeln!(out, "  cargo run --release -p rejoin-sim -- {again}")?;
             }
         }
@@ -848,7 +849,7 @@ Seed 10: oracle at 800 ms, replica 1: read 1 & not 2
         let (_, out, _) = called("crash --images 40 --seed 13 --json");
         let [counts] = &json(&out)[..] else { panic!("{out}") };
         assert_eq!((&counts["images"], &counts["failures"][0]["seed"]), (&40.into(), &13.into()));
-        assert!(called("crash --seed 13").1.contains("-- crash --images 1 --seed 13\n"));
+        assert!(called("crash --seed 13").1.contains("-- crash --images 1000 --seed 13\n"));
     }
 
     #[test]

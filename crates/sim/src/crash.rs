@@ -5,7 +5,6 @@
 //! acknowledged and nothing half, and go on. What it must show comes from plain maps that the workload keeps
 //! beside the store.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -14,13 +13,14 @@ use rejoin_store::Store;
 
 use crate::disk::{DiskFaults, Moment, SimDisk};
 use crate::random::Random;
+use crate::runner::caught;
 
 mod workload;
 
 use workload::{Run, State};
 
-/// How many images are made of one run of a workload.
-const IMAGES_PER_RUN: u64 = 1_000;
+/// How many images are made of one run of a workload. Asked for so many, [`sample`] repeats all of one seed.
+pub const IMAGES_PER_RUN: u64 = 1_000;
 /// How many failures are told in words.
 const FAILURES_MAX: usize = 100;
 
@@ -33,10 +33,25 @@ pub struct CrashReport {
     pub acknowledged: u64,
     /// How many of these they did not show.
     pub lost: u64,
-    /// What went wrong, in words, with what it takes to see it again; at most a hundred.
-    pub failures: Vec<String>,
+    /// What went wrong, at most a hundred of it.
+    pub failures: Vec<CrashFailure>,
     /// How long it took, in seconds.
     pub seconds: f64,
+}
+
+/// A crash after which a store was not as it must be.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CrashFailure {
+    /// The seed of its workload.
+    pub seed: u64,
+    /// What went wrong, in words.
+    pub what: String,
+}
+
+impl std::fmt::Display for CrashFailure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "workload {}, {}", self.seed, self.what)
+    }
 }
 
 /// How an image comes about.
@@ -61,7 +76,7 @@ pub fn exhaust(seed: u64, threads: usize) -> CrashReport {
     let operations = run.operations;
     let tally = Tally::default();
     if let Some(error) = &run.failed {
-        tally.fail(format!("workload {seed}: {error}"));
+        tally.fail(seed, format!("without a crash: {error}"));
     }
     let crashes = [
         Crash::PowerCutAll { kept: false },
@@ -73,16 +88,16 @@ pub fn exhaust(seed: u64, threads: usize) -> CrashReport {
     in_parallel(threads, moments.len() as u64, |index| {
         let Some(moment) = moments.get(index as usize) else { return };
         for (variant, crash) in crashes.into_iter().enumerate() {
-            let label = format!("workload {seed}, moment {index}, variant {variant}");
+            let label = format!("moment {index}, variant {variant}");
             let mut random = Random::labelled(seed, &label);
-            tally.try_image(&label, || image(&run, moment, crash, true, &mut random));
+            tally.try_image(seed, &label, || image(&run, moment, crash, true, &mut random));
         }
     });
     in_parallel(threads, 2 * operations, |index| {
         let (operation, kill) = (index / 2, index % 2 == 1);
-        let label = format!("workload {seed}, operation {operation}, killed: {kill}");
+        let label = format!("operation {operation}, killed: {kill}");
         let mut random = Random::labelled(seed, &label);
-        tally.try_image(&label, || live(seed, operation, kill, &mut random));
+        tally.try_image(seed, &label, || live(seed, operation, kill, &mut random));
     });
     tally.into_report(began)
 }
@@ -98,10 +113,10 @@ pub fn sample(images: u64, first_seed: u64, threads: usize) -> CrashReport {
         let seed = first_seed.wrapping_add(index);
         let (run, moments) = recorded(seed);
         if let Some(error) = &run.failed {
-            tally.fail(format!("workload {seed}: {error}"));
+            tally.fail(seed, format!("without a crash: {error}"));
         }
         for number in 0..IMAGES_PER_RUN.min(images - index * IMAGES_PER_RUN) {
-            let label = format!("workload {seed}, image {number}");
+            let label = format!("image {number}");
             let mut random = Random::labelled(seed, &label);
             let Some(moment) = random.pick(&moments) else { return };
             let crash = match random.below(8) {
@@ -110,7 +125,7 @@ pub fn sample(images: u64, first_seed: u64, threads: usize) -> CrashReport {
                 _ => Crash::PowerCut,
             };
             let again = random.chance(0.25);
-            tally.try_image(&label, || image(&run, moment, crash, again, &mut random));
+            tally.try_image(seed, &label, || image(&run, moment, crash, again, &mut random));
         }
     });
     tally.into_report(began)
@@ -267,31 +282,31 @@ struct Tally {
     images: AtomicU64,
     acknowledged: AtomicU64,
     lost: AtomicU64,
-    failures: Mutex<Vec<String>>,
+    failures: Mutex<Vec<CrashFailure>>,
 }
 
 impl Tally {
-    fn try_image(&self, label: &str, image: impl FnOnce() -> Result<u64, Failure>) {
+    fn try_image(&self, seed: u64, label: &str, image: impl FnOnce() -> Result<u64, Failure>) {
         self.images.fetch_add(1, Ordering::Relaxed);
-        let acknowledged = match catch_unwind(AssertUnwindSafe(image)) {
+        let acknowledged = match caught(true, image) {
             Ok(Ok(acknowledged)) => acknowledged,
             Ok(Err(failure)) => {
                 self.lost.fetch_add(failure.lost, Ordering::Relaxed);
-                self.fail(format!("{label}: {}", failure.text));
+                self.fail(seed, format!("{label}: {}", failure.text));
                 failure.acknowledged
             }
-            Err(_) => {
-                self.fail(format!("{label}: a panic"));
+            Err(what) => {
+                self.fail(seed, format!("{label}: {what}"));
                 0
             }
         };
         self.acknowledged.fetch_add(acknowledged, Ordering::Relaxed);
     }
 
-    fn fail(&self, text: String) {
+    fn fail(&self, seed: u64, what: String) {
         let mut failures = self.failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if failures.len() < FAILURES_MAX {
-            failures.push(text);
+            failures.push(CrashFailure { seed, what });
         }
     }
 

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use rejoin_sim::app::Worlds;
 use rejoin_sim::cli::{self, Mutants, Parts};
-use rejoin_sim::crash;
+use rejoin_sim::crash::{self, CrashFailure};
 use rejoin_sim::history::{Checker, Violation};
 use rejoin_sim::plan::PlanOptions;
 use rejoin_sim::runner::{CrashSample, Failure};
@@ -38,9 +38,14 @@ fn crash_images(images: u64, first_seed: u64, threads: NonZeroUsize) -> CrashSam
         ("acknowledged commits looked for", report.acknowledged),
         ("acknowledged commits lost", report.lost),
     ]);
-    let failed = |what: String| Failure {
-        seed: first_seed,
-        violation: Violation { checker: Checker::Durability, at_ms: 0, node: None, what },
+    let failed = |failure: CrashFailure| Failure {
+        seed: failure.seed,
+        violation: Violation {
+            checker: Checker::Durability,
+            at_ms: 0,
+            node: None,
+            what: failure.what,
+        },
     };
     CrashSample {
         images: report.images,

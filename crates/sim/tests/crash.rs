@@ -9,7 +9,7 @@ fn assert_clean(report: &CrashReport) {
         report.lost,
         report.acknowledged,
         report.images,
-        report.failures.join("\n")
+        report.failures.iter().map(|failure| format!("{failure}\n")).collect::<String>()
     );
 }
 

@@ -335,12 +335,9 @@ impl Runner<'_> {
         let (_, committed) =
             self.store()?.write(self.spaces[number], wall_ms, |tx| grant_all(tx, &wishes))?;
         if committed.is_none() {
-            // It changed nothing, which does not count as a commit.
+            // It changed nothing, which does not count as a commit: there never was such a state.
             self.run.states.pop();
-            let least = self.run.bounds.last().map_or(0, |bounds| bounds.least);
-            let most = self.run.states.len() - 1;
-            let operations = self.disk.operations();
-            self.run.bounds.push(Bounds { operations, least: least.min(most), most });
+            self.run.bounds.pop();
             return Ok(());
         }
         self.end(self.is_immediate());
