@@ -120,7 +120,9 @@
 //! A world is a function of its plan, and a plan of its seed. Nothing reads a clock, asks the system for random bytes
 //! or depends on threads: how many worlds run at once changes nothing in any of them. The hash of everything that
 //! happened ([`Outcome::trace_hash`](outcome::Outcome::trace_hash)) is the same every time, which the tests hold it
-//! to. A seed stands for the same world until the simulator or the engine changes what it draws or does.
+//! to. A seed stands for the same world until the simulator or the engine changes what it draws or does,
+//! in builds of one profile: with debug assertions the B-tree reads its file more often, and each read is one more
+//! chance for the disk to fail. A failure that a release build found is repeated by a release build.
 
 pub mod app;
 pub mod checkers;
