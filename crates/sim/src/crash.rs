@@ -104,7 +104,8 @@ pub fn exhaust(seed: u64, threads: usize) -> CrashReport {
 
 /// Opens this many crash images of workloads with different seeds, from `first_seed` on.
 ///
-/// What is found does not depend on the number of threads.
+/// What is found does not depend on the number of threads, but for which failures are told when there are more than a
+/// hundred.
 pub fn sample(images: u64, first_seed: u64, threads: usize) -> CrashReport {
     #[expect(clippy::disallowed_methods, reason = "real time passes while images are opened")]
     let began = Instant::now();
